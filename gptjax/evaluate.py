@@ -1,0 +1,142 @@
+"""Evaluate a run: the exact loss over a whole split, beside the counted bigram's.
+
+    python -m gptjax.evaluate --workdir=runs/gpt-small
+    python -m gptjax.evaluate --workdir=runs/gpt-small --split=train --json
+
+In: a work folder. Out: nats and bits per token and per character, perplexity, count of tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptjax import batches, cli, counts, experiment, metrics, runs, sharding
+from gptjax.batches import Batch
+from gptjax.errors import UserError
+from gptjax.experiment import Experiment
+
+
+def estimate_loss(exp: Experiment, params: Any, split: str) -> float:
+    """Page 8: the mean loss of ``eval_iters`` random batches, dropout off.
+
+    Args:
+      exp: the experiment.
+      params: the model's.
+      split: "train" or "val".
+
+    Returns:
+      Nats per token. The batches are the same at every call, so that two estimates of one run
+      differ by what was learnt between them.
+    """
+    train = exp.config.train
+    drawn = batches.get_batches(
+        exp.rows[split], exp.config.seed, f"eval_{split}", 0, train.eval_iters, train.batch_size
+    )
+    nats, count = _sums(exp, params, drawn)
+    return float(np.mean(nats / count))
+
+
+def exact_loss(
+    exp: Experiment, params: Any, split: str, busy: Callable[[str, int, int], None] | None = None
+) -> float:
+    """The mean over every prediction of a split, each made once.
+
+    Args:
+      exp: the experiment.
+      params: the model's.
+      split: "train", "val" or (items) "test".
+      busy: told (label, done, total) as predictions are made.
+
+    Returns:
+      Nats per token.
+    """
+    train, rows = exp.config.train, exp.rows[split]
+    total = done = 0.0
+    for batch in batches.whole_split(rows, train.batch_size, train.eval_iters):
+        nats, count = _sums(exp, params, batch)
+        total, done = total + nats.sum(), done + count.sum()
+        if busy:
+            busy(f"exact loss over {split}", int(done), rows.n_predicted)
+    return float(total / done)
+
+
+def _sums(exp: Experiment, params: Any, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    nats, count = jax.device_get(exp.eval_chunk(params, exp.place(batch)))
+    return nats.astype(np.float64), count.astype(np.float64)
+
+
+def figures(nats_per_token: float, tokens: int, characters: int) -> dict[str, float | int]:
+    """One loss in every unit people use.
+
+    Args:
+      nats_per_token: the mean loss.
+      tokens: how many predictions it is the mean of.
+      characters: how many characters those tokens stand for.
+
+    Returns:
+      Nats and bits per token and per character, perplexity per token, and the counts.
+    """
+    per_character = nats_per_token * tokens / characters
+    return {
+        "nats_per_token": nats_per_token,
+        "bits_per_token": nats_per_token / math.log(2),
+        "nats_per_character": per_character,
+        "bits_per_character": per_character / math.log(2),
+        "perplexity": math.exp(nats_per_token),
+        "tokens": tokens,
+        "characters": characters,
+    }
+
+
+def main(args: Any) -> int:
+    """Print one split's loss as a table, or as JSON."""
+    workdir = Path(args.workdir)
+    run = runs.open_run(workdir, runs.which(args.checkpoint))
+    exp = experiment.build(run.config, run.tokenizer)
+    if exp.corpus.sha256 != run.meta["data"]["sha256"]:
+        raise UserError(
+            f"the corpus {exp.corpus.name} is not the one of the training (sha256 "
+            f"{exp.corpus.sha256[:8]} now, {run.meta['data']['sha256'][:8]} then): restore the "
+            "file, or train again"
+        )
+    if args.split not in exp.rows:
+        raise UserError(f"--split={args.split!r} is unknown: choose {', '.join(exp.rows)}")
+    params = jax.device_put(run.params, sharding.replicated(exp.mesh))
+    with metrics.Terminal(sys.stderr if args.json else None) as terminal:
+        for notice in run.notices:
+            terminal.warn(notice)
+        nats = exact_loss(exp, params, args.split, terminal.busy)
+    rows = exp.rows[args.split]
+    report = {"workdir": str(workdir), "step": run.step, "split": args.split}
+    report |= figures(nats, rows.n_predicted, exp.characters[args.split])
+    bigram = counts.count_bigram(exp.rows["train"].tokens, run.tokenizer.vocab_size)
+    report["count_bigram_nats_per_token"] = bigram.nats(rows.tokens)
+    if args.json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
+            print(f"{name.replace('_', ' '):<28} {shown}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(
+        main,
+        about=__doc__,
+        config=False,
+        flags=[
+            cli.Flag("workdir", "", "folder of the run"),
+            cli.Flag("split", "val", "train, val or (items) test"),
+            cli.Flag("checkpoint", "best", "best, last or a step"),
+            cli.Flag("json", False, "one line of JSON instead of a table"),
+        ],
+    )

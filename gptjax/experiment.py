@@ -1,0 +1,127 @@
+"""What a config stands for, built: the corpus cut into rows, the model, the compiled functions.
+
+In: a ``Config`` (and the tokenizer, when a checkpoint brings one). Out: an ``Experiment``, which
+changes nothing and remembers nothing; the verbs run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from gptjax import batches, corpus, models, optimizer, sharding, steps, tokenizer
+from gptjax.batches import Batch, Rows
+from gptjax.config import Config
+from gptjax.steps import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of a run that its config decides."""
+
+    config: Config
+    corpus: corpus.Corpus
+    tokenizer: tokenizer.Tokenizer
+    model: nn.Module
+    tx: optax.GradientTransformation
+    rows: Mapping[str, Rows]
+    characters: Mapping[str, int]
+    mesh: jax.sharding.Mesh
+    train_chunk: Callable[..., tuple[TrainState, steps.StepMetrics]]
+    eval_chunk: Callable[[Any, Batch], tuple[jax.Array, jax.Array]]
+
+    def init_state(self) -> TrainState:
+        """The state at step 0, on every device."""
+        state = steps.init_state(self.model, self.tx, self.config.seed)
+        return jax.device_put(state, sharding.replicated(self.mesh))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and places of the state, without making it."""
+        init = functools.partial(steps.init_state, self.model, self.tx, self.config.seed)
+        place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.replicated(self.mesh))
+        return jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), jax.eval_shape(init))
+
+    def train_batches(self, first_step: int, n: int, n_padded: int) -> Batch:
+        """The batches of n steps, filled up with empty ones: (n_padded, A, B / A, T), placed."""
+        train = self.config.train
+        drawn = batches.get_batches(
+            self.rows["train"], self.config.seed, "train", first_step, n, train.batch_size
+        )
+
+        def fold(array):
+            parts = array.reshape(n, train.accumulate, -1, array.shape[-1])
+            return np.concatenate([parts, np.zeros((n_padded - n, *parts.shape[1:]), parts.dtype)])
+
+        return self.place(Batch(*map(fold, drawn)))
+
+    def place(self, batch: Batch) -> Batch:
+        """Put a batch on the devices, its rows split over them."""
+        return jax.device_put(batch, sharding.split_batch(self.mesh, batch.x.ndim))
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Predictions of a training step; for items their mean."""
+        rows = self.rows["train"]
+        per_row = rows.window if rows.anywhere else float(rows.count.mean())
+        return self.config.train.batch_size * per_row
+
+
+def build(config: Config, tok: tokenizer.Tokenizer | None = None) -> Experiment:
+    """Read the corpus and build everything that does not change while training.
+
+    Args:
+      config: the settings.
+      tok: a trained run's tokenizer; None makes one of the corpus.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: the corpus cannot be had, or the settings do not fit it or the devices.
+    """
+    text = corpus.load(config.data, config.seed)
+    tok = tok or tokenizer.build(config.tokenizer, text.text)
+    model = models.build(config.model, tok.vocab_size, tok.start_id)
+    rows, characters = cut(config, text, tok, model)
+    mesh = sharding.make_mesh()
+    sharding.check_divisible(config.train.batch_size, config.train.accumulate, mesh)
+    tx = optimizer.build(config.optim, config.train.steps)
+    compiled = steps.jitted(model, tx, config.train.skip_nonfinite, sharding.replicated(mesh))
+    return Experiment(config, text, tok, model, tx, rows, characters, mesh, *compiled)
+
+
+def cut(
+    config: Config, text: corpus.Corpus, tok: tokenizer.Tokenizer, model: nn.Module
+) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Encode every split and cut it into rows.
+
+    Returns:
+      The rows of each split, and the characters that its predictions stand for.
+
+    Raises:
+      UserError: a split is too short for one row.
+    """
+    items = text.kind == "items"
+    # An item begins behind the end of the one before it; the first gets such an end in front.
+    splits = {
+        name: tok.encode("\n" + part if items else part) for name, part in text.splits.items()
+    }
+    characters = {
+        name: len(part) - (0 if items else len(tok.decode(splits[name][:1])))
+        for name, part in text.splits.items()
+    }
+    # The config's block_size, not the model's: a bigram table looks at one token, but learns
+    # from rows as long as the user set.
+    window = config.train.window or config.model.block_size
+    if not items:
+        for name, tokens in splits.items():
+            corpus.check_length(name, len(tokens), window + model.lookback)
+    end_id = tok.start_id if items else None
+    return batches.make_rows(splits, end_id, model.block_size, model.lookback, window), characters

@@ -1,0 +1,226 @@
+"""The door to the machine: what it has, what a run of it is called, where its caches lie.
+
+In: environment variables, device files, versions. Out: a guess of the platform that starts no JAX
+backend (a config may ask it before ``jax.distributed`` has begun), facts for run.json, a line for
+the header. Importing this file imports no jax.
+"""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# JAX's names of platforms -> the three that matter here; any other plugin is taken for a GPU.
+_PLATFORMS = {"cpu": "cpu", "tpu": "tpu"}
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+_PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "CUDA_VISIBLE", "NVIDIA_TF32", "OMP_", "GPTJAX_")
+
+
+def guess_platform() -> tuple[str, str]:
+    """What JAX will run on, found without starting it.
+
+    Returns:
+      ("tpu" | "gpu" | "cpu", why): the reason is a clause such as "no accelerator found", and says
+      what to install where hardware is present that JAX cannot use.
+    """
+    for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+        if first := os.environ.get(name, "").split(",")[0].strip().lower():
+            return _PLATFORMS.get(first, "gpu"), f"{name}={os.environ[name]}"
+    jax = sys.modules.get("jax")  # a program may have chosen in Python: jax.config.update
+    if chosen := getattr(getattr(jax, "config", None), "jax_platforms", None):
+        return _PLATFORMS.get(chosen.split(",")[0], "gpu"), f"jax_platforms={chosen}"
+    # /dev/accel (a folder, no digit) is an Intel NPU's; /dev/vfio/0 could be any passed-through
+    # device, and libtpu alone is what one installs to compile for a TPU elsewhere.
+    libtpu = _installed("libtpu")
+    chip = _there("/dev/accel[0-9]*") or (libtpu and _there("/dev/vfio/[0-9]*"))
+    chip = chip or next((n for n in ("TPU_WORKER_ID", "TPU_NAME", "COLAB_TPU_ADDR") if _set(n)), "")
+    if chip and libtpu:
+        return "tpu", f"a TPU was found ({chip})"
+    if chip:
+        return "cpu", f'a TPU is here ({chip}), but JAX cannot use it: pip install "jax[tpu]"'
+    nvidia = _there("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*")
+    # Under WSL any graphics card is /dev/dxg; only NVIDIA's driver brings nvidia-smi.
+    nvidia = nvidia or (_nvidia_smi() and _there("/dev/dxg"))
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if nvidia and hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
+        return "cpu", f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPU"
+    if nvidia and _installed("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_cuda14_plugin"):
+        return "gpu", "an NVIDIA GPU was found"
+    if nvidia:
+        return "cpu", 'an NVIDIA GPU is here, but JAX cannot use it: pip install "jax[cuda12]"'
+    if _there("/dev/kfd") and _installed("jax_rocm60_plugin", "jax_rocm7_plugin"):
+        return "gpu", "an AMD GPU was found"
+    return "cpu", "no accelerator found"
+
+
+def check(guess: str) -> str:
+    """Compare a guess with the backend that JAX has started (this starts it).
+
+    Args:
+      guess: the platform that ``guess_platform`` named.
+
+    Returns:
+      One sentence of warning, or "" where the guess was right.
+    """
+    import jax
+
+    real = jax.default_backend()
+    if _PLATFORMS.get(real, "gpu") == guess:
+        return ""
+    name = "cuda" if guess == "gpu" else guess
+    return (
+        f"this machine was taken for a {guess.upper()}, but JAX runs on {real}: "
+        f"JAX_PLATFORMS={name} shows what JAX lacks; a size can be named behind the config's colon"
+    )
+
+
+def device_line() -> str:
+    """The devices of a run in a few words, e.g. "2 CPU cores (AMD EPYC)" or "1 x NVIDIA H100"."""
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        cores = cpu_count()
+        line = f"{cores} CPU core{'s' * (cores != 1)} ({cpu_name()})"
+        line += f" as {len(devices)} devices" * (len(devices) > 1)
+    else:
+        line = f"{len(devices)} x {devices[0].device_kind}"
+    if jax.process_count() > 1:
+        line += f" over {jax.process_count()} processes, {jax.local_device_count()} in this one"
+    return line
+
+
+def facts() -> dict[str, Any]:
+    """What a run records of the machine and the code it ran on, as plain JSON types.
+
+    Returns:
+      Versions, git commit, devices, environment, command and start time. Starts a JAX backend.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": list(sys.orig_argv),
+        "host": platform.node(),
+        "os": platform.platform(),
+        "versions": {
+            "python": platform.python_version(),
+            "gptjax": _version("gptjax"),
+            **{name: _version(name) for name in _PACKAGES},
+        },
+        "git": git(Path(__file__).resolve().parent.parent),
+        "devices": {
+            "platform": device.platform,
+            "kind": cpu_name() if device.platform == "cpu" else device.device_kind,
+            "count": jax.device_count(),
+            "local_count": jax.local_device_count(),
+            "processes": jax.process_count(),
+            "cpu_cores": cpu_count(),
+        },
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)
+        },
+    }
+
+
+def git(folder: Path) -> dict[str, Any] | None:
+    """The commit of a folder and whether tracked files differ from it.
+
+    Args:
+      folder: the top of a repository; a folder inside another project's repository is none.
+
+    Returns:
+      {"commit": 40 hex digits, "dirty": bool}, or None without a repository or without git.
+    """
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # reading must not touch the index
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    commit, _, dirty = done.stdout.strip().partition("-")
+    return {"commit": commit, "dirty": bool(dirty)} if done.returncode == 0 and commit else None
+
+
+def cpu_count() -> int:
+    """The CPU cores that this process may use (a container or taskset may leave it fewer)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name(flags: bool = False) -> str:
+    """The CPU's name; with ``flags`` also the instructions it knows."""
+    found = {}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if not line.strip():
+                    break  # the first processor is enough; the rest is slow to read
+                name, _, value = line.partition(":")
+                found[name.strip()] = value.strip()
+    except OSError:
+        pass
+    wanted = ("model name", "flags", "Features") if flags else ("model name",)
+    named = " ".join(found[name] for name in wanted if name in found)
+    return named or platform.processor() or platform.machine()
+
+
+def cache_dir() -> Path:
+    """Where fetched texts and compiled programs stay; the folder need not exist yet.
+
+    Returns:
+      $GPTJAX_CACHE_DIR, else ``gptjax`` in this system's cache folder.
+    """
+    if own := os.environ.get("GPTJAX_CACHE_DIR"):
+        return Path(os.path.expanduser(own))
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.path.expanduser(xdg)) / "gptjax"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "gptjax"
+    home = os.path.expanduser("~")
+    if home == "~":  # no HOME and no entry in the password file: some containers
+        home = tempfile.gettempdir()
+    return Path(home, "Library/Caches" if sys.platform == "darwin" else ".cache", "gptjax")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _there(*patterns: str) -> str:
+    return next((path for pattern in patterns for path in glob.glob(pattern)), "")
+
+
+def _installed(*modules: str) -> bool:
+    return any(importlib.util.find_spec(name) is not None for name in modules)
+
+
+def _set(name: str) -> bool:
+    return bool(os.environ.get(name))
+
+
+def _nvidia_smi() -> bool:
+    return bool(shutil.which("nvidia-smi") or _there("/usr/lib/wsl/lib/nvidia-smi"))

@@ -1,0 +1,87 @@
+"""The models of the notes behind one contract.
+
+In: a ``ModelConfig``, the vocabulary size and the start token. Out: a Flax module whose
+``apply({"params": params}, x_BxT, train=False, rngs=...)`` gives logits (B, T, V), with two
+attributes: ``block_size``, the most tokens it looks at, and ``lookback``, how many tokens before
+the first of a row its first prediction would like to see (0, or block_size - 1 for the MLP).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from flax import linen as nn
+
+from gptjax.errors import UserError
+from gptjax.models.bigram import BigramEmbedLanguageModel, BigramLanguageModel
+from gptjax.models.gpt import ACTIVATIONS, GPTLanguageModel
+from gptjax.models.mlp import MLPLanguageModel
+
+KINDS = ("bigram", "bigram_embed", "mlp", "gpt")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and its sizes under the notes' names."""
+
+    kind: Annotated[str, "bigram (table), bigram_embed (token + position), mlp or gpt"] = "gpt"
+    block_size: Annotated[int, "tokens of context (and of one training row of a stream)"] = 64
+    n_layer: Annotated[int, "blocks of the gpt, tanh layers of the mlp"] = 4
+    n_head: Annotated[int, "attention heads; n_embd must be a multiple"] = 4
+    n_embd: Annotated[int, "channels of an embedding"] = 128
+    n_hidden: Annotated[int, "width of a layer of the mlp"] = 200
+    dropout: Annotated[float, "fraction of values zeroed while training, 0 to below 1"] = 0.0
+    activation: Annotated[str, "of the feed-forward: relu (the notes) or gelu"] = "relu"
+    tie_lm_head: Annotated[bool, "lm_head shares the token embedding table"] = False
+    scale_residual: Annotated[bool, "start residual projections 1/sqrt(2 n_layer) smaller"] = False
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(
+                f"model.kind={self.kind!r} is unknown: choose one of {', '.join(KINDS)}"
+            )
+        for name in ("block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
+        if self.activation not in ACTIVATIONS:
+            known = " or ".join(ACTIVATIONS)
+            raise UserError(f"model.activation={self.activation!r} is unknown: choose {known}")
+        if self.kind == "gpt" and self.n_embd % self.n_head:
+            raise UserError(
+                f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}: "
+                f"try n_embd={self.n_head * max(1, round(self.n_embd / self.n_head))}"
+            )
+
+
+def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
+    """Make the module that ``config.kind`` names.
+
+    Args:
+      config: the sizes.
+      vocab_size: V, the number of tokens.
+      start_id: the token the MLP sees before the beginning.
+
+    Returns:
+      An uninitialised Flax module.
+    """
+    c = config
+    if c.kind == "bigram":
+        return BigramLanguageModel(vocab_size)
+    if c.kind == "bigram_embed":
+        return BigramEmbedLanguageModel(vocab_size, c.block_size, c.n_embd)
+    if c.kind == "mlp":
+        return MLPLanguageModel(vocab_size, c.block_size, c.n_embd, c.n_hidden, c.n_layer, start_id)
+    return GPTLanguageModel(
+        vocab_size=vocab_size,
+        block_size=c.block_size,
+        n_embd=c.n_embd,
+        n_head=c.n_head,
+        n_layer=c.n_layer,
+        dropout=c.dropout,
+        activation=c.activation,
+        tie_lm_head=c.tie_lm_head,
+        scale_residual=c.scale_residual,
+    )

@@ -1,0 +1,97 @@
+"""Train a model of the notes on a text.
+
+    python -m gptjax.train --config=configs/gpt.py
+    python -m gptjax.train --config=configs/gpt.py --config.data.path=my.txt --workdir=runs/mine
+    python -m gptjax.train --config=configs/bigram.py --show_batch
+
+In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl, loss.png and
+summary.json. Started again on the same folder, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gptjax import batches, checkpoint, cli, experiment, metrics, report, signals
+from gptjax.config import Config
+from gptjax.lock import lock
+from gptjax.loop import Loop
+
+
+def fit(config: Config, workdir: Path, terminal: metrics.Terminal, why_no_band: str = "") -> dict:
+    """Train, evaluate, save and report one run, from wherever the folder has it.
+
+    Args:
+      config: the settings.
+      workdir: the run's folder, made if absent.
+      terminal: where the user looks.
+      why_no_band: why ``config.expected`` does not apply, "" when it does.
+
+    Returns:
+      The contents of summary.json.
+
+    Raises:
+      UserError: the settings do not fit the data, the folder holds another run, the loss is not
+        finite, or a checkpoint cannot be read or written.
+      signals.Stopped: a signal came; all is saved.
+    """
+    exp = experiment.build(config)
+    with lock(workdir), checkpoint.Checkpoints(workdir, config.checkpoint) as checkpoints:
+        bigram = report.count_bigram_nats(exp)
+        loop = Loop(exp, workdir, terminal, checkpoints, bigram["val"])
+        try:
+            report.first_page(loop)
+            loop.run()
+            return report.last_page(loop, bigram, why_no_band)
+        finally:
+            loop.close()
+
+
+def show_batch(config: Config) -> None:
+    """Print page 3's walk-through for the real data: every context of a row, and its target."""
+    exp = experiment.build(config)
+    rows, tok = exp.rows["train"], exp.tokenizer
+    batch = batches.get_batches(rows, config.seed, "train", 0, 1, config.train.batch_size)
+    x_BxT, y_BxT, w_BxT = (part[0] for part in batch)
+    print(f"input shape: {x_BxT.shape}\ntarget shape: {y_BxT.shape}")
+    print(f"input (xb):\n{x_BxT}\ntargets (yb):\n{y_BxT}\n-----")
+    for t in range(x_BxT.shape[1]):
+        if w_BxT[0, t]:
+            context, target = x_BxT[0, : t + 1], int(y_BxT[0, t])
+            print(
+                f"when input is {context.tolist()} the target is {target}"
+                f"   {tok.decode(context)!r} -> {tok.token_text(target)!r}"
+            )
+
+
+def main(args: Any) -> int:
+    """Train, or print what was asked for instead."""
+    if args.show_batch:
+        show_batch(args.config)
+        return 0
+    workdir = Path(args.workdir or Path("runs") / args.config.name)
+    changed = [path for path in args.overridden if path not in ("data.name", "seed")]
+    # A band holds for the settings it was measured with; naming another known corpus is covered.
+    why_no_band = f"settings differ from the file's ({', '.join(changed)})" if changed else ""
+    with metrics.Terminal() as terminal:
+        try:
+            fit(args.config, workdir, terminal, why_no_band)
+        except signals.Stopped as stopped:
+            terminal.note(str(stopped))
+            return signals.CONTINUE_ME
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(
+        main,
+        about=__doc__,
+        config=True,
+        flags=[
+            cli.Flag("workdir", "", "folder of the run; runs/<name> when empty"),
+            cli.Flag(
+                "show_batch", False, "print page 3's contexts and targets of one row, and end"
+            ),
+        ],
+    )

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Lints and runs every test: `bash launch/test.sh`. Arguments go to pytest:
+#
+#     bash launch/test.sh tests/batches_test.py -k windows
+#
+# The corpora come from GPTJAX_DATA_DIR, else from ../shared/data where that folder exists.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+with_tests=yes
+. "$root/launch/venv.sh"
+cd "$root"
+
+if [ -z "${GPTJAX_DATA_DIR:-}" ] && [ -d "$root/../shared/data" ]; then
+  GPTJAX_DATA_DIR=$(cd "$root/../shared/data" && pwd -P)
+  export GPTJAX_DATA_DIR
+fi
+
+lint=0
+"$python" -m ruff check . || lint=1
+"$python" -m ruff format --check . || lint=1
+[ "$lint" = 0 ] || echo "gptjax: lint failed (above); the tests run all the same, the exit code will be 1"
+
+# Two processes: most of the time is XLA compiling, one module on one core. A file stays whole on
+# one worker, so that its fixtures are made once.
+tests=0
+"$python" -m pytest -n 2 --dist loadfile --durations=10 "$@" || tests=$?
+[ "$tests" = 0 ] || exit "$tests"
+exit "$lint"
