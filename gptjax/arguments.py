@@ -94,7 +94,7 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], config: bool) -> SimpleNam
                 _check_field(named[1], kinds)
         try:
             config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
-        except (KeyError, AttributeError) as error:
+        except (KeyError, AttributeError, TypeError, absl_flags.Error) as error:
             raise UserError(
                 f"{args.config} lacks a field that the flags set: let its get_config() start from "
                 "gptjax.config.base()"
@@ -115,7 +115,9 @@ def every(flags: Sequence[Flag], config: bool) -> list[Flag]:
         names = ", ".join(config_file.names())
         known += [
             Flag(
-                "config", "", f"a .py file with get_config(), or one of {names}; gpt:small: a size"
+                "config",
+                "",
+                f"a .py file with get_config(), or one of {names}; gpt:small names a size",
             ),
             Flag("print_config", False, "list every field with the value in force, and end"),
         ]
@@ -161,7 +163,8 @@ def _read(
         needed = " or ".join(kind) if isinstance(kind, tuple) else _WORDS.get(kind, "text")
         raise UserError(f"{text} is wrong: it must be {needed}") from error
     except absl_flags.Error as error:
-        raise UserError(f"{error}; see --help") from error
+        text = str(error)
+        raise UserError(f"{text[:1].lower()}{text[1:]}; see --help") from error
 
 
 def _check_field(path: str, kinds: Mapping[str, Any]) -> None:

@@ -43,9 +43,8 @@ class CheckpointConfig:
             if not least <= value < math.inf:
                 raise UserError(f"checkpoint.{name}={value} must be {least} or more")
         if self.on_full_disk not in ("stop", "continue"):
-            raise UserError(
-                f"checkpoint.on_full_disk={self.on_full_disk!r} must be 'stop' or 'continue'"
-            )
+            value = repr(self.on_full_disk)
+            raise UserError(f"checkpoint.on_full_disk={value} must be 'stop' or 'continue'")
 
 
 class Checkpoints:
@@ -61,8 +60,9 @@ class Checkpoints:
           UserError: the folder cannot be made.
         """
         self.notices: list[str] = []  # what went wrong and did not stop the run; yours to clear
-        self._workdir, self._config = workdir, config
+        self._config = config
         self._folder = shelf.folder(workdir)
+        self._workdir = self._folder.parent
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,8 +77,8 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any], meta: dict, *, best: bool = False) -> None:
         """Copy the state to the host and return; a thread writes it.
 
-        A save that is still being written is waited for. Checkpoints of this step or later ones
-        that are there already belong to a past try; they go once this one is complete.
+        A save still being written is waited for. Checkpoints of this step or later ones that are
+        there already belong to a past try; they go once this one is complete.
 
         Args:
           step: optimizer steps taken.
@@ -91,13 +91,7 @@ class Checkpoints:
           UserError: the save before this one failed (see ``wait``).
         """
         self.wait()
-        for leaf in jax.tree.leaves(state):
-            if isinstance(leaf, jax.Array):
-                leaf.copy_to_host_async()  # all at once on their way, where there is a way
-        host = {
-            part: {name: leaves.host_copy(leaf) for name, leaf in leaves.flat(state[part]).items()}
-            for part in PARTS
-        }
+        host = {part: leaves.on_host(state[part]) for part in PARTS}
         self._best = step if best else self._best
         said = json.dumps(meta)  # here, so that what isn't JSON is the caller's error
         work = self._thread.submit(self._write, step, host, said, step == self._best)
@@ -122,10 +116,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last save, then end the thread; raises what ``wait`` raises."""
-        try:
+        with self._thread:
             self.wait()
-        finally:
-            self._thread.shutdown()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -160,10 +152,10 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             why += f"; {shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free"
         there = last(self._workdir)
+        kept = "no earlier one is there" if there is None else f"that of step {there} is kept"
         return (
             f"the checkpoint of step {step} could not be written to {self._folder} ({why}); "
-            f"{'no earlier one is there' if there is None else f'that of step {there} is kept'}; "
-            "make room and start again, or set checkpoint.on_full_disk=continue to train on without"
+            f"{kept}: make room and start again, or set checkpoint.on_full_disk=continue"
         )
 
 
@@ -181,17 +173,10 @@ def read_meta(workdir: Path, which: str | int = "last") -> tuple[int, dict[str, 
     """What is stored beside the arrays, without reading them.
 
     ``restore`` also looks at the arrays, so with "last" it may fall back further than this does:
-    afterwards believe ``Restored.step`` and ``Restored.meta``.
-
-    Args:
-      workdir: a run's folder.
-      which: "last", "best" or a step.
+    afterwards believe ``Restored.step`` and ``Restored.meta``. It also says what the arguments are.
 
     Returns:
       (step, meta).
-
-    Raises:
-      UserError: there is no such checkpoint, or it is damaged.
     """
     return shelf.first_sound(workdir, which, lambda slot: (slot.step, shelf.facts(slot)["meta"]))[0]
 
@@ -210,15 +195,12 @@ def restore(
         is placed on it, one that has none on the default device.
       only_params: leave "rest" alone, in ``abstract`` too.
 
-    Returns:
-      A ``Restored``.
-
     Raises:
-      UserError: there is none, all are damaged, or one has not the parameters of ``abstract``.
+      UserError: there is none, all are damaged, or its parameters are not those of ``abstract``.
     """
     wanted = {part: abstract[part] for part in (PARTS[:1] if only_params else PARTS)}
 
-    def read(slot: shelf.Slot) -> Restored:
+    def read(slot: shelf.Slot) -> tuple[int, dict, dict]:
         facts = shelf.facts(slot)
         for part, tree in wanted.items():
             if wrong := leaves.misfit(part, facts["arrays"].get(part, {}), tree):
@@ -228,27 +210,26 @@ def restore(
                 )
         integrity.verify(slot.path, facts["files"], wanted)
         tree = {p: _read_part(slot.path, p, facts["arrays"][p], wanted[p]) for p in wanted}
-        return Restored(slot.step, tree, facts["meta"], [])
+        return slot.step, tree, facts["meta"]
 
-    restored, damage = shelf.first_sound(workdir, which, read)
-    notices = [f"{line}; step {restored.step} is used instead" for line in damage]
-    return dataclasses.replace(restored, notices=notices)
+    (step, tree, meta), damage = shelf.first_sound(workdir, which, read)
+    return Restored(step, tree, meta, [f"{line}; step {step} is used instead" for line in damage])
 
 
 def _read_part(folder: Path, part: str, saved: dict[str, list], tree: Any) -> Any:
     """One part's arrays, in the shape and on the devices of ``tree``."""
     wanted = leaves.flat(tree)
-    found: dict[str, np.ndarray] = {}
-    if wanted:
-        ocp = _orbax()
-        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
-        args = ocp.args.PyTreeRestore(leaves.nested(wanted), restore_args=leaves.nested(as_numpy))
-        try:
-            with ocp.PyTreeCheckpointer() as reader:
-                found = leaves.flat(reader.restore(folder / part, args=args))
-        except Exception as error:  # the files are as written, so: another orbax, or no memory
-            why = " ".join(str(error).split())[:200]
-            raise integrity.Damaged(f"orbax {ocp.__version__} can't read {part}: {why}") from error
+    if not wanted:
+        return tree
+    ocp = _orbax()
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    args = ocp.args.PyTreeRestore(leaves.nested(wanted), restore_args=leaves.nested(as_numpy))
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            found = leaves.flat(reader.restore(folder / part, args=args))
+    except Exception as error:  # the files are as written, so: another orbax, or no memory
+        why = " ".join(str(error).split())[:200]
+        raise integrity.Damaged(f"orbax {ocp.__version__} can't read {part}: {why}") from error
     placed = []
     for name, leaf in wanted.items():
         array = found.get(name)

@@ -81,22 +81,29 @@ def call(
         with contextlib.suppress(OSError, ValueError):  # else Python complains when it closes it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        code, line = 130, "interrupted"
-    except UserError as error:
-        code, line = 2, str(error)
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = _ending(error)
+        if not line:
+            raise
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"{argv[0]}: {' '.join(line.splitlines())}", file=sys.stderr)
+        return code
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    """The exit code and line of an error that is the user's or the machine's; "" for a bug."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, OSError):
         named = error.strerror and error.filename is not None
         line = f"{error.filename}: {error.strerror}" if named else str(error)
-        code, line = 2, f"{line} (--debug shows where)"
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        code, line = 2, "out of memory: try a smaller batch or model (--debug shows where)"
-    if "--debug" in argv:
-        traceback.print_exc()
-    print(f"{argv[0]}: {' '.join(line.splitlines())}", file=sys.stderr)
-    return code
+        return 2, f"{line} (--debug shows where)"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return 2, "out of memory: try a smaller batch or model (--debug shows where)"
+    return 1, ""
 
 
 def _help(verb: str, about: str, flags: Sequence[Flag], config: bool) -> str:
@@ -109,6 +116,8 @@ def _help(verb: str, about: str, flags: Sequence[Flag], config: bool) -> str:
 
 
 def _quiet_libraries(debug: bool) -> None:
-    """Orbax, JAX and the like log only when they fail, or with ``--debug`` all they do."""
+    """Orbax, JAX and the like log their failures alone or, with ``--debug``, all they do."""
+    level = logging.INFO if debug else logging.ERROR
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    logging.getLogger("jax").setLevel(level)
     absl_logging.set_verbosity(absl_logging.INFO if debug else absl_logging.ERROR)
-    logging.getLogger("jax").setLevel(logging.INFO if debug else logging.ERROR)

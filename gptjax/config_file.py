@@ -57,10 +57,11 @@ def load(name: str) -> ConfigDict:
         if size is not None and not inspect.signature(get_config).parameters:
             raise UserError(f"{path} comes in one size: leave out :{size}")
         settings = get_config() if size is None else get_config(size)
-    except UserError:
+    except (UserError, OSError):
         raise
     except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise UserError(f"{error.filename or path}{line}: {error.msg}") from error
     except Exception as error:  # the file is the user's program: anything may come
         raise UserError(f"{_where(path, error)}: {_what(error)}") from error
     if not isinstance(settings, ConfigDict):
@@ -72,7 +73,7 @@ def load(name: str) -> ConfigDict:
 def find(name: str) -> Path | None:
     """The file a name without a size stands for: from here first, then in the repository."""
     places = (Path(name), _REPOSITORY / name, _REPOSITORY / "configs" / f"{name}.py")
-    return next((place for place in places if place.is_file()), None) if name else None
+    return next((place for place in places if place.suffix == ".py" and place.is_file()), None)
 
 
 def _where(path: Path, error: Exception) -> str:
@@ -82,9 +83,11 @@ def _where(path: Path, error: Exception) -> str:
 
 
 def _what(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else ""
-    if near := re.search(r'Did you mean "(.+)" instead of "(.+)"', text):
+    text = str(error)
+    if near := re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text):
         return f"unknown field {near[2]} (did you mean {near[1]}?)"
-    if unknown := re.search(r'Key "(.+)" does not exist', text):
+    if unknown := re.search(r'Key "(.+?)" does not exist', text):
         return f"unknown field {unknown[1]}; --print_config lists them all"
+    if kinds := re.search(r"field '(.+?)' .* type <class '(.+?)'> .* type <class '(.+?)'>", text):
+        return f"field {kinds[1]} is set to a {kinds[2]}, must be {kinds[3]}"
     return f"{type(error).__name__}: {text}"

@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import batches, cli, counts, experiment, metrics, runs, sharding
+from gptjax import batches, cli, counts, experiment, runs, sharding
 from gptjax.batches import Batch
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
+from gptjax.terminal import Terminal
 
 
 def estimate_loss(exp: Experiment, params: Any, split: str) -> float:
@@ -110,7 +111,7 @@ def main(args: Any) -> int:
     if args.split not in exp.rows:
         raise UserError(f"--split={args.split!r} is unknown: choose {', '.join(exp.rows)}")
     params = jax.device_put(run.params, sharding.replicated(exp.mesh))
-    with metrics.Terminal(sys.stderr if args.json else None) as terminal:
+    with Terminal(sys.stderr if args.json else None) as terminal:
         for notice in run.notices:
             terminal.warn(notice)
         nats = exact_loss(exp, params, args.split, terminal.busy)

@@ -40,6 +40,15 @@ def nested(named: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def on_host(tree: Any) -> dict[str, np.ndarray]:
+    """A copy of every leaf by name; what happens to the tree afterwards does not touch it."""
+    named = flat(tree)
+    for leaf in named.values():
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()  # an accelerator sends them all at once, not one by one
+    return {name: host_copy(leaf) for name, leaf in named.items()}
+
+
 def host_copy(leaf: Any) -> np.ndarray:
     """A leaf's values in memory of their own.
 

@@ -28,6 +28,7 @@ from gptjax.checkpoint import Checkpoints
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
 from gptjax.steps import TrainState
+from gptjax.terminal import Terminal
 
 # Fields in which a run and its continuation may differ: none of them changes a number of it.
 FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
@@ -42,7 +43,7 @@ class Loop:
         self,
         exp: Experiment,
         workdir: Path,
-        terminal: metrics.Terminal,
+        terminal: Terminal,
         checkpoints: Checkpoints,
         bigram_val: float,
     ):
@@ -51,7 +52,9 @@ class Loop:
         self.checkpoints, self.bigram_val = checkpoints, bigram_val
         self.key = jax.random.fold_in(jax.random.key(exp.config.seed), 1)
         # Losses since the last line of metrics.jsonl, so that a continued run writes the same.
-        self.memory = {"evaluated": -1, "best": None, "pending": [], "train_seconds": 0.0}
+        self.memory = {"evaluated": -1, "best": None, "pending": []}
+        # Seconds of all chunks; then steps and seconds of those that did not compile.
+        self.memory |= {"train_seconds": 0.0, "timed": [0, 0.0]}
         self.resumed = None
         if checkpoint.available(workdir):
             self.state = self._take_up()
@@ -63,7 +66,6 @@ class Loop:
         self.lines = metrics.JsonLines(workdir / runs.METRICS, self.resumed)
         self.board = metrics.TensorBoard(workdir / "tensorboard", self.resumed)
         self.saved_at = time.monotonic()
-        self.timed = [0, 0.0]  # steps and seconds, but for the chunk that compiled
         self.compiled = False
 
     def _take_up(self) -> TrainState:
@@ -146,21 +148,21 @@ class Loop:
                 )
                 pending.clear()
         self.memory["train_seconds"] += seconds
+        timed = self.memory["timed"]
         if self.compiled:
-            self.timed = [self.timed[0] + done, self.timed[1] + seconds]
+            timed[:] = timed[0] + done, timed[1] + seconds
         self.compiled = True
         if done < n:
             self._stop_on_bad_step(float(seen.loss_nats[done]))
         shown = [float(x) for x in seen.loss_nats[:n] if math.isfinite(x)]
-        if not self.timed[0]:
+        if not timed[0]:
             return
-        per_step = self.timed[1] / self.timed[0]
         self.terminal.progress(
             step=self.step,
             steps=self.exp.config.train.steps,
             loss_nats=float(np.mean(shown)) if shown else math.nan,
             tokens_per_second=self.tokens_per_second(),
-            seconds_left=per_step * (self.exp.config.train.steps - self.step),
+            seconds_left=timed[1] / timed[0] * (self.exp.config.train.steps - self.step),
         )
 
     def _evaluate_if_due(self) -> None:
@@ -241,8 +243,8 @@ class Loop:
         )
 
     def tokens_per_second(self) -> float:
-        """The speed of training in this process, without compiling; 0 before it is known."""
-        steps_done, seconds = self.timed
+        """The speed of training without compiling; 0 before it is known."""
+        steps_done, seconds = self.memory["timed"]
         return steps_done * self.exp.tokens_per_step / seconds if seconds else 0.0
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gptjax.cli import Flag
+    from gptjax.arguments import Flag
     from gptjax.config import Config
 
 Row = tuple[str, str, str]  # --name=value, type, meaning

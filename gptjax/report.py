@@ -14,6 +14,8 @@ from gptjax import config as gptjax_config
 from gptjax import counts, evaluate, machine, metrics, plot, runs, sharding
 from gptjax.experiment import Experiment
 from gptjax.loop import Loop
+from gptjax.model_table import model_rows
+from gptjax.terminal import duration
 
 
 def count_bigram_nats(exp: Experiment) -> dict[str, float]:
@@ -40,7 +42,10 @@ def first_page(loop: Loop) -> None:
         "to beat": f"count bigram (add-one): val {loop.bigram_val:.4f} nats per token",
     }
     title = config.name + (f" ({config.why})" if config.why else "")
-    loop.terminal.header(title=title, lines=lines, model_rows=metrics.model_rows(loop.state.params))
+    loop.terminal.header(title=title, lines=lines, model_rows=model_rows(loop.state.params))
+    for warning in (machine.check(machine.guess_platform()[0]), loop.board.note):
+        if warning:
+            loop.terminal.note(warning)
     if loop.resumed is not None:
         loop.terminal.note(f"continuing at step {loop.resumed:,}")
     record = {"config": gptjax_config.to_dict(config), "data": facts, "machine": machine.facts()}
@@ -48,17 +53,53 @@ def first_page(loop: Loop) -> None:
 
 
 def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> dict[str, Any]:
-    """Measure the trained model exactly, draw its curve, say the verdict, write summary.json.
+    """Show what came of a run at its last step, and write it to summary.json.
 
     Args:
-      loop: a run at its last step.
+      loop: the run.
       bigram: of ``count_bigram_nats``.
       why_no_band: why the config's expected band does not apply, "" when it may.
 
     Returns:
-      What summary.json holds.
+      What summary.json holds. A run that was finished before is not measured again.
     """
-    exp, config, best, busy = loop.exp, loop.exp.config, loop.memory["best"], loop.terminal.busy
+    exp, config, say = loop.exp, loop.exp.config, loop.terminal.note
+    summary = runs.summary(loop.workdir) if loop.resumed == loop.step else None
+    if not summary or summary["steps"] != loop.step:
+        summary = measure(loop, bigram)
+    band = None if why_no_band else config.expected.get(exp.corpus.name)
+    why = why_no_band or f"{config.name} has no band for {exp.corpus.name}"
+    summary["verdict"], ok = metrics.verdict(summary["final_val_nats"], band, why)
+    metrics.write_json(loop.workdir / runs.SUMMARY, summary)
+    records = metrics.read(loop.workdir / runs.METRICS)
+    no_picture = plot.loss_curves(
+        loop.workdir / runs.CURVE,
+        plot.curves_of(records),
+        {"count bigram": bigram["val"]},
+        f"{config.name} on {exp.corpus.name}",
+    )
+    text = next((line["sample"] for line in reversed(records) if line.get("sample")), "")
+    if text:
+        say(f"sample, temperature {config.sample.temperature}:")
+        loop.terminal.sample(text)
+    say(
+        "exact loss over the whole split, nats per token: "
+        f"train {summary['final_train_nats']:.4f}, val {summary['final_val_nats']:.4f}; "
+        f"best val {summary['best_val_nats']:.4f}, of step {summary['best_step']:,}"
+    )
+    say(
+        f"trained {loop.step:,} steps in {duration(summary['train_seconds'])}, "
+        f"{summary['tokens_per_second']:,.0f} tokens/s; everything is in {loop.workdir}"
+    )
+    if no_picture:
+        say(no_picture)
+    loop.terminal.verdict(summary["verdict"], ok)
+    return summary
+
+
+def measure(loop: Loop, bigram: dict[str, float]) -> dict[str, Any]:
+    """The figures of summary.json: exact losses of the last and the best parameters, and speed."""
+    exp, best, busy = loop.exp, loop.memory["best"], loop.terminal.busy
     final = {s: evaluate.exact_loss(exp, loop.state.params, s, busy) for s in ("train", "val")}
     best_val = final["val"]
     if best["step"] != loop.step:
@@ -66,10 +107,7 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
         params = runs.open_run(loop.workdir, "best").params
         params = jax.device_put(params, sharding.replicated(exp.mesh))
         best_val = evaluate.exact_loss(exp, params, "val", busy)
-    band = None if why_no_band else config.expected.get(exp.corpus.name)
-    why = why_no_band or f"{config.name} has no band for {exp.corpus.name}"
-    verdict, ok = metrics.verdict(final["val"], band, why)
-    summary = {
+    return {
         "final_train_nats": final["train"],
         "final_val_nats": final["val"],
         "best_val_nats": best_val,
@@ -81,30 +119,4 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
         "count_bigram_train_nats": bigram["train"],
         "count_bigram_val_nats": bigram["val"],
         "corpus": exp.corpus.name,
-        "verdict": verdict,
     }
-    metrics.write_json(loop.workdir / runs.SUMMARY, summary)
-    records = metrics.read(loop.workdir / runs.METRICS)
-    no_picture = plot.loss_curves(
-        loop.workdir / runs.CURVE,
-        plot.curves_of(records),
-        {"count bigram": bigram["val"]},
-        f"{config.name} on {exp.corpus.name}",
-    )
-    say = loop.terminal.note
-    text = next((line["sample"] for line in reversed(records) if line.get("sample")), "")
-    if text:
-        say(f"sample, temperature {config.sample.temperature}:")
-        loop.terminal.sample(text)
-    say(
-        f"exact loss over the whole split, nats per token: train {final['train']:.4f}, val "
-        f"{final['val']:.4f}; best val {best_val:.4f}, of step {best['step']:,}"
-    )
-    say(
-        f"trained {loop.step:,} steps in {metrics.duration(summary['train_seconds'])}, "
-        f"{summary['tokens_per_second']:,.0f} tokens/s; all of it is in {loop.workdir}"
-    )
-    if no_picture:
-        say(no_picture)
-    loop.terminal.verdict(verdict, ok)
-    return summary

@@ -7,6 +7,7 @@ alone: the folder may be copied anywhere, and the corpus is not needed.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,14 @@ def abstract_params(model: nn.Module) -> Any:
     """Shapes and dtypes of a model's parameters, without making them."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+
+
+def summary(workdir: Path) -> dict[str, Any] | None:
+    """The figures of a finished run, None where there are none to read."""
+    try:
+        return json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def which(text: str) -> str | int:

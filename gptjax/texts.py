@@ -10,13 +10,13 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptjax import fetch
+from gptjax import fetch, machine
 from gptjax.errors import UserError
+from gptjax.files import write_whole
 
 
 def _whole_files(files: list[bytes]) -> str:
@@ -140,7 +140,7 @@ def known_text(name: str) -> tuple[str, str]:
                 "data.path to learn from it as it is, or take it out of GPTJAX_DATA_DIR"
             )
         return text, f"{name}.txt in GPTJAX_DATA_DIR"
-    cached = cache_folder() / f"{name}.txt"
+    cached = machine.cache_dir() / f"{name}.txt"
     try:
         data = cached.read_bytes()
         if hashlib.sha256(data).hexdigest() == known.sha256:
@@ -179,36 +179,7 @@ def _in_data_dir(name: str) -> Path | None:
 
 
 def _is_here(name: str) -> bool:
-    return _in_data_dir(name) is not None or os.path.isfile(cache_folder() / f"{name}.txt")
-
-
-def cache_folder() -> Path:
-    """Where fetched texts stay: $GPTJAX_CACHE_DIR, else `gptjax` in this system's cache folder."""
-    if own := os.environ.get("GPTJAX_CACHE_DIR"):
-        return _path(own)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return _path(xdg) / "gptjax"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "gptjax"
-    return _path("~") / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "gptjax"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees all of it or none.
-
-    Raises:
-      OSError: the folder cannot be made or written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(part, 0o644)  # mkstemp's file is the owner's alone; a cache may be shared
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    return _in_data_dir(name) is not None or os.path.isfile(machine.cache_dir() / f"{name}.txt")
 
 
 def _path(name: str) -> Path:

@@ -13,13 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gptjax import batches, checkpoint, cli, experiment, metrics, report, signals
+from gptjax import batches, checkpoint, cli, experiment, report, signals
 from gptjax.config import Config
 from gptjax.lock import lock
 from gptjax.loop import Loop
+from gptjax.terminal import Terminal
 
 
-def fit(config: Config, workdir: Path, terminal: metrics.Terminal, why_no_band: str = "") -> dict:
+def fit(config: Config, workdir: Path, terminal: Terminal, why_no_band: str = "") -> dict:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
     Args:
@@ -74,7 +75,7 @@ def main(args: Any) -> int:
     changed = [path for path in args.overridden if path not in ("data.name", "seed")]
     # A band holds for the settings it was measured with; naming another known corpus is covered.
     why_no_band = f"settings differ from the file's ({', '.join(changed)})" if changed else ""
-    with metrics.Terminal() as terminal:
+    with Terminal() as terminal:
         try:
             fit(args.config, workdir, terminal, why_no_band)
         except signals.Stopped as stopped:

@@ -82,9 +82,9 @@ def test_an_error_inside_frees_the_folder(tmp_path):
 
 
 def test_without_locks_of_the_system_a_living_holder_is_still_respected(tmp_path, no_os_locks):
-    with lock(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} .*delete"):
-        with lock(tmp_path):
-            pass
+    refused = pytest.raises(UserError, match=f"process {os.getpid()} .*delete")
+    with lock(tmp_path), refused, lock(tmp_path):
+        pass
     with lock(tmp_path):
         pass
 

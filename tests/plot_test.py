@@ -99,12 +99,13 @@ def test_every_curve_and_line_is_named_in_the_figure():
 )
 def test_the_picture_is_a_png_of_1200_by_720_and_the_same_each_time(tmp_path, rows):
     path = tmp_path / "loss.png"
-    assert plot.loss_curves(path, plot.curves_of(rows), LINES, "कविता 🎭") == ""
+    assert plot.loss_curves(path, plot.curves_of(rows), LINES, "कविता 🎭 $x^$") == ""
     first = path.read_bytes()
     assert first[:8] == b"\x89PNG\r\n\x1a\n" and first[-8:-4] == b"IEND"
     assert struct.unpack(">II", first[16:24]) == (1200, 720)
-    plot.loss_curves(path, plot.curves_of(rows), LINES, "कविता 🎭")
+    plot.loss_curves(path, plot.curves_of(rows), LINES, "कविता 🎭 $x^$")
     assert path.read_bytes() == first
+    assert plot.loss_curves(path, [plot.Curve("$y^$", (1,), (2.0,))], {"$z^$": 3.0}, "") == ""
     assert os.listdir(tmp_path) == ["loss.png"]
 
 

@@ -74,3 +74,13 @@ def test_what_was_left_unfinished_is_cleaned_away_and_nothing_else(tmp_path):
     shelf.clean(tmp_path)
     shelf.delete(shelf.slots(tmp_path)[0])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["mine"]
+
+
+def test_a_deletion_that_is_interrupted_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    make(tmp_path, "step_1/params", "step_2")
+    monkeypatch.setattr(shelf.shutil, "rmtree", lambda *_, **__: None)
+    shelf.delete(shelf.slots(tmp_path)[0])
+    assert shelf.available(tmp_path) == [2]
+    monkeypatch.undo()
+    shelf.clean(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_2"]

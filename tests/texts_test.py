@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import corpus, fetch, texts
+from gptjax import corpus, fetch, machine, texts
 from gptjax.corpus import DataConfig
 from gptjax.errors import UserError
 
@@ -121,13 +121,13 @@ def test_a_corpus_is_fetched_once_and_says_so_in_one_line(toy, capfd):
     assert [texts.known_text("toy") for _ in range(3)] == 3 * [(TOY, "far away")]
     assert origin.n_asked == 1
     assert capfd.readouterr() == ("", "fetching toy (far away)\n")
-    assert [path.name for path in texts.cache_folder().iterdir()] == ["toy.txt"]
+    assert [path.name for path in machine.cache_dir().iterdir()] == ["toy.txt"]
 
 
 def test_a_damaged_cache_is_fetched_again(toy):
     origin = toy(TOY.encode(), TOY.encode())
     texts.known_text("toy")
-    (texts.cache_folder() / "toy.txt").write_text("cut sho", encoding="utf-8")
+    (machine.cache_dir() / "toy.txt").write_text("cut sho", encoding="utf-8")
     assert texts.known_text("toy")[0] == TOY
     assert texts.known_text("toy")[0] == TOY
     assert origin.n_asked == 2
@@ -151,7 +151,7 @@ def test_a_failed_download_says_why_and_what_to_do_and_keeps_nothing(toy, answer
         assert part in message
     assert "data.name='shakespeare'" in message and "already" not in message
     assert "\n" not in message
-    assert not texts.cache_folder().exists()
+    assert not machine.cache_dir().exists()
 
 
 def test_a_failed_download_names_a_corpus_that_is_here(toy, tmp_path, monkeypatch):
@@ -240,29 +240,6 @@ def test_a_file_that_may_not_be_read_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UserError, match="mine' cannot be read: Permission denied"):
         texts.read_text(str(tmp_path / "mine"))
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "folder"),
-    [
-        ("linux", {}, "home/.cache/gptjax"),
-        ("linux", {"XDG_CACHE_HOME": "{}/x"}, "x/gptjax"),
-        ("darwin", {}, "home/Library/Caches/gptjax"),
-        ("win32", {"LOCALAPPDATA": "{}/local"}, "local/gptjax"),
-        ("linux", {"GPTJAX_CACHE_DIR": "~/own", "XDG_CACHE_HOME": "{}/x"}, "home/own"),
-    ],
-)
-def test_the_cache_stands_where_the_system_keeps_caches(
-    platform, variables, folder, tmp_path, monkeypatch
-):
-    for name in ("GPTJAX_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value.format(tmp_path))
-    monkeypatch.setattr(texts.sys, "platform", platform)
-    assert texts.cache_folder() == tmp_path / folder
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

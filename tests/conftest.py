@@ -1,0 +1,49 @@
+"""What all tests share: JAX on the CPU unless JAX_PLATFORMS says otherwise, and a few fixtures."""
+
+import os
+from pathlib import Path
+
+# Before any test file imports jax: a test is about what is computed, not about where.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# The first example of a property may have to compile: no deadline for it.
+settings.register_profile("gptjax", deadline=None)
+settings.load_profile("gptjax")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with tinyshakespeare.txt and names.txt; without one the test is skipped."""
+    folder = os.environ.get("GPTJAX_DATA_DIR")
+    if not folder:
+        pytest.skip("GPTJAX_DATA_DIR names no folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Half the seconds of compiling, for programs too small to gain from XLA's optimizations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """A function of a module and its inputs: parameters without compiling the module's init.
+
+    All of them are random, so that a bias, a scale or an order that is lost does not stay unseen.
+    """
+
+    def make(module, *inputs, std=0.3, seed=0):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(lambda s: rng.normal(0, std, s.shape).astype(np.float32), shapes)
+
+    return make
