@@ -39,7 +39,8 @@ class Rows:
     ``first`` and ``count`` together cover every predicted token exactly once; ``began`` is the
     earliest token a row may look back at. ``window`` is the most predictions of a row, behind
     ``lookback`` places that show the past and do not count, so rows are T = lookback + window
-    wide. ``anywhere``: a training row may begin at any token (a stream).
+    wide. ``anywhere``: a training row may begin at any token (a stream). ``paired``: the tokens are
+    (word, neighbour) pairs, one behind the other, and what follows a pair does not belong to it.
     """
 
     tokens: np.ndarray
@@ -49,6 +50,12 @@ class Rows:
     window: int
     lookback: int
     anywhere: bool
+    paired: bool = False
+
+    @property
+    def counted(self) -> np.ndarray:
+        """What a count of pairs reads: tokens in a row (N,), or pairs that stand alone (N, 2)."""
+        return self.tokens.reshape(-1, 2) if self.paired else self.tokens
 
     @property
     def n_predicted(self) -> int:
@@ -97,6 +104,32 @@ def item_spans(tokens: np.ndarray, end_id: int) -> tuple[np.ndarray, np.ndarray]
     """Where each item begins (at the ``end_id`` before it), and its predictions, end included."""
     ends = np.flatnonzero(tokens == end_id)
     return ends[:-1], np.diff(ends)
+
+
+def pair_rows(tokens: np.ndarray, neighbours: int, end_id: int | None = None) -> Rows:
+    """Make a row of every word and each of its neighbours: the pairs of skip-gram.
+
+    Args:
+      tokens: the split, ints (N,).
+      neighbours: how far a neighbour may stand, tokens, on either side.
+      end_id: None for a stream; for items the token that ends one: no pair holds or spans it.
+
+    Returns:
+      Rows of one prediction: x is the word, y the neighbour.
+
+    Source: Mikolov et al. 2013, "Efficient estimation of word representations in vector space".
+    """
+    item = np.zeros_like(tokens) if end_id is None else np.cumsum(tokens == end_id)
+    pairs = []
+    for far in range(1, min(neighbours, len(tokens) - 1) + 1):
+        left, right = tokens[:-far], tokens[far:]
+        keep = item[:-far] == item[far:]
+        if end_id is not None:
+            keep &= left != end_id
+        pairs += [np.stack(sides, axis=1)[keep] for sides in ((left, right), (right, left))]
+    flat = np.concatenate(pairs).reshape(-1) if pairs else tokens[:0]
+    first = np.arange(0, len(flat), 2)
+    return Rows(flat, first, np.ones_like(first), first, 1, 0, anywhere=False, paired=True)
 
 
 def make_rows(

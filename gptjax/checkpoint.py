@@ -114,6 +114,11 @@ class Checkpoints:
                 raise UserError(self._explain(step, error)) from error
             self.notices.append(self._explain(step, error))
 
+    def look(self) -> None:
+        """Raise (or note) what became of the last save if it is over; does not wait for it."""
+        if self._pending and self._pending[1].done():
+            self.wait()
+
     def close(self) -> None:
         """Wait for the last save, then end the thread; raises what ``wait`` raises."""
         with self._thread:

@@ -15,9 +15,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from ml_collections import ConfigDict
 
 from gptjax.checkpoint import CheckpointConfig
+from gptjax.continuation import SampleConfig
 from gptjax.corpus import DataConfig
 from gptjax.errors import UserError
-from gptjax.generate import SampleConfig
 from gptjax.models import ModelConfig
 from gptjax.optimizer import OptimConfig
 from gptjax.steps import TrainConfig
@@ -45,6 +45,12 @@ class Config:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed} must be at least 0 and below 2**32")
+        window, block_size = self.train.window, self.model.block_size
+        if self.model.kind in ("gpt", "bigram_embed") and window > block_size:
+            raise UserError(
+                f"train.window={window} is longer than model.block_size={block_size}, all that "
+                f"model.kind={self.model.kind!r} can read: shorten it, or 0 takes the block"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,8 +118,8 @@ def main(args: Any) -> int:
     rows = exp.rows[args.split]
     report = {"workdir": str(workdir), "step": run.step, "split": args.split}
     report |= figures(nats, rows.n_predicted, exp.characters[args.split])
-    bigram = counts.count_bigram(exp.rows["train"].tokens, run.tokenizer.vocab_size)
-    report["count_bigram_nats_per_token"] = bigram.nats(rows.tokens)
+    bigram = counts.count_bigram(exp.rows["train"].counted, run.tokenizer.vocab_size)
+    report["count_bigram_nats_per_token"] = bigram.nats(rows.counted)
     if args.json:
         print(json.dumps(report))
     else:

@@ -16,9 +16,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from gptjax import batches, corpus, models, optimizer, sharding, steps, tokenizer
+from gptjax import batches, corpus, counts, models, optimizer, sharding, steps, tokenizer
 from gptjax.batches import Batch, Rows
 from gptjax.config import Config
+from gptjax.errors import UserError
+from gptjax.models import ngram
 from gptjax.steps import TrainState
 
 
@@ -40,7 +42,21 @@ class Experiment:
     def init_state(self) -> TrainState:
         """The state at step 0, on every device."""
         state = steps.init_state(self.model, self.tx, self.config.seed)
+        if self.config.model.kind == "ngram":  # nothing to learn: the answer is counted
+            state = state.replace(params=self.counted_params())
         return jax.device_put(state, sharding.replicated(self.mesh))
+
+    def counted_params(self) -> dict[str, dict[str, np.ndarray]]:
+        """The table of an n-gram (and of a bigram, its closed form), from the training split."""
+        rows, block = self.rows["train"], self.model.block_size
+        (batch,) = batches.whole_split(rows, len(rows.first), 1)
+        V, start_id = self.tokenizer.vocab_size, self.tokenizer.start_id
+        contexts = ngram.contexts(batch.x[0], V, block, start_id)
+        counts_here, add = batch.w[0] > 0, self.config.model.add_count
+        table = counts.count_ngram(
+            np.asarray(contexts)[counts_here], batch.y[0][counts_here], V, V**block, add
+        )
+        return {"token_embedding_table": {"embedding": table}}
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and places of the state, without making it."""
@@ -64,6 +80,11 @@ class Experiment:
     def place(self, batch: Batch) -> Batch:
         """Put a batch on the devices, its rows split over them."""
         return jax.device_put(batch, sharding.split_batch(self.mesh, batch.x.ndim))
+
+    @property
+    def dropout_key(self) -> jax.Array:
+        """The run's; a step folds its number in."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), 1)
 
     @property
     def tokens_per_step(self) -> float:
@@ -120,8 +141,25 @@ def cut(
     # The config's block_size, not the model's: a bigram table looks at one token, but learns
     # from rows as long as the user set.
     window = config.train.window or config.model.block_size
+    end_id = tok.start_id if items else None
+    if config.train.neighbours:
+        return _pairs(config, splits, tok, end_id), characters
     if not items:
         for name, tokens in splits.items():
             corpus.check_length(name, len(tokens), window + model.lookback)
-    end_id = tok.start_id if items else None
     return batches.make_rows(splits, end_id, model.block_size, model.lookback, window), characters
+
+
+def _pairs(config, splits, tok, end_id):
+    """Every word with its neighbours; white space, marks and unknown words are passed over."""
+    is_word = np.array([tok.token_text(i)[0].isalnum() for i in range(tok.vocab_size)])
+    rows = {}
+    for name, tokens in splits.items():
+        words = tokens[is_word[tokens] | (tokens == end_id)]
+        rows[name] = batches.pair_rows(words, config.train.neighbours, end_id)
+        if not rows[name].n_predicted:
+            raise UserError(
+                f"the {name} split has no two words within train.neighbours="
+                f"{config.train.neighbours}: give more text, or raise train.neighbours"
+            )
+    return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -16,22 +17,21 @@ import numpy as np
 from gptjax import (
     checkpoint,
     evaluate,
+    leaves,
     metrics,
     optimizer,
+    resumption,
     runs,
     sample,
-    signals,
     steps,
 )
 from gptjax import config as gptjax_config
 from gptjax.checkpoint import Checkpoints
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
-from gptjax.steps import TrainState
+from gptjax.signals import Stop
 from gptjax.terminal import Terminal
 
-# Fields in which a run and its continuation may differ: none of them changes a number of it.
-FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
 LOG_EVERY = 10  # steps per line of metrics.jsonl
 CHUNK_SECONDS = 0.5  # how long a compiled loop runs before the run looks up
 
@@ -46,81 +46,68 @@ class Loop:
         terminal: Terminal,
         checkpoints: Checkpoints,
         bigram_val: float,
+        stop: Stop,
     ):
         """Take the run up where the folder has it, or begin."""
         self.exp, self.workdir, self.terminal = exp, workdir, terminal
-        self.checkpoints, self.bigram_val = checkpoints, bigram_val
-        self.key = jax.random.fold_in(jax.random.key(exp.config.seed), 1)
+        self.checkpoints, self.bigram_val, self.stop = checkpoints, bigram_val, stop
+        self.key = exp.dropout_key
         # Losses since the last line of metrics.jsonl, so that a continued run writes the same.
         self.memory = {"evaluated": -1, "best": None, "pending": []}
         # Seconds of all chunks; then steps and seconds of those that did not compile.
         self.memory |= {"train_seconds": 0.0, "timed": [0, 0.0]}
-        self.resumed = None
+        # Seconds for which the steps waited on checkpoints; lines of metrics.jsonl (None: unknown).
+        self.memory |= {"checkpoint_seconds": 0.0, "lines": None}
+        self.resumed, self.notes = None, []
         if checkpoint.available(workdir):
-            self.state = self._take_up()
+            continued = resumption.take_up(exp, workdir)
+            for warning in continued.warnings:
+                terminal.warn(warning)
+            self.state, self.notes = continued.state, continued.notes
+            self.memory |= continued.memory
+            self.resumed = int(self.state.step)
         else:
             self.state = exp.init_state()
         self.step = int(self.state.step)
-        exp.tokenizer.encode(exp.config.sample.prompt)  # an unknown character speaks up now
         self.rate = optimizer.schedule(exp.config.optim, exp.config.train.steps)
-        self.lines = metrics.JsonLines(workdir / runs.METRICS, self.resumed)
+        path = workdir / runs.METRICS
+        self.lines = metrics.JsonLines(path, self.resumed, self.memory["lines"])
         self.board = metrics.TensorBoard(workdir / "tensorboard", self.resumed)
-        self.saved_at = time.monotonic()
+        self.saved, self.saved_at = self.resumed, time.monotonic()
         self.compiled = False
 
-    def _take_up(self) -> TrainState:
-        config = self.exp.config
-        _, meta = checkpoint.read_meta(self.workdir, "last")
-        theirs = gptjax_config.from_dict(meta["config"])
-        differ = gptjax_config.differences(config, theirs, FREE)
-        if differ:
-            raise UserError(
-                f"{self.workdir} holds a run with other settings: {'; '.join(differ)}: name "
-                "another --workdir, or repeat its settings to continue it"
-            )
-        if meta["data"]["sha256"] != self.exp.corpus.sha256:
-            raise UserError(
-                f"{self.workdir} holds a run on another text (sha256 {meta['data']['sha256'][:8]}"
-                f" then, {self.exp.corpus.sha256[:8]} now): name another --workdir"
-            )
-        abstract = self.exp.abstract_state()
-        restored = checkpoint.restore(
-            self.workdir, "last", {"params": abstract.params, "rest": abstract.replace(params=None)}
-        )
-        for notice in restored.notices:
-            self.terminal.warn(notice)
-        if restored.step > config.train.steps:
-            raise UserError(
-                f"{self.workdir} is at step {restored.step}, past train.steps="
-                f"{config.train.steps}: ask for more steps, or name another --workdir"
-            )
-        self.memory, self.resumed = restored.meta["memory"], restored.step
-        return restored.tree["rest"].replace(params=restored.tree["params"])
-
     def run(self) -> None:
-        """Step, evaluate and save until the last step or a signal."""
+        """Step, evaluate and save until the last step or a signal.
+
+        Raises:
+          signals.Stopped: a signal came; all is saved.
+        """
         steps_total, planned = self.exp.config.train.steps, 1
-        with signals.watch() as stop:
-            drawn = self._draw(self.step, planned)
-            while True:
-                self._evaluate_if_due()
-                if stop.signal and self.step < steps_total:
-                    self._save()
-                    self.checkpoints.wait()
-                    raise signals.Stopped(stop.signal, self.step)
-                if self.step >= steps_total:
-                    return
-                n, placed = drawn
-                began = time.monotonic()
-                state, seen = self.exp.train_chunk(self.state, placed, n, self.key)
-                # The device works on this chunk; meanwhile the host gathers the next.
-                drawn = self._draw(self.step + n, planned)
-                self.state, seen = state, jax.device_get(seen)
-                seconds = time.monotonic() - began
-                self._log(n, seen, seconds)
-                planned = max(1, min(4 * n, int(n * CHUNK_SECONDS / max(seconds, 1e-9))))
-                if self._minutes_passed():
-                    self._save()
+        drawn = self._draw(self.step, planned)
+        while True:
+            self._end_if_told_to()
+            self._evaluate_if_due()
+            if self.step >= steps_total:
+                return
+            self._end_if_told_to()
+            n, placed = drawn
+            began = time.monotonic()
+            state, seen = self.exp.train_chunk(self.state, placed, n, self.key)
+            # The device works on this chunk; meanwhile the host gathers the next.
+            drawn = self._draw(self.step + n, planned)
+            self.state, seen = state, jax.device_get(seen)
+            seconds = time.monotonic() - began
+            self._log(n, seen, seconds)
+            planned = max(1, min(4 * n, int(n * CHUNK_SECONDS / max(seconds, 1e-9))))
+            self.checkpoints.look()  # a full disk is told now, not hours later
+            self._pass_on_notices()
+
+    def _end_if_told_to(self) -> None:
+        if self.stop.signal:
+            if self.saved != self.step:
+                self._save()
+            self.checkpoints.wait()
+            self.stop.check(self.step)
 
     def _draw(self, step: int, planned: int):
         """The next chunk: its length, up to the next event, and its batches."""
@@ -138,11 +125,13 @@ class Loop:
             self.step += 1
             if seen.finite[i]:
                 pending.append([float(seen.loss_nats[i]), float(seen.grad_norm[i])])
+            else:
+                self._record_bad_step(float(seen.loss_nats[i]), "passed over")
             if self.step % LOG_EVERY == 0 and pending:
                 loss, norm = np.mean(pending, axis=0)
                 rate = float(self.rate(self.step - 1))
                 line = {"step": self.step, "loss_nats": loss, "grad_norm": norm}
-                self.lines.write(line | {"learning_rate": rate, "skipped": int(self.state.skipped)})
+                self._write(line | {"learning_rate": rate, "skipped": int(self.state.skipped)})
                 self.board.scalars(
                     self.step, {"train/loss_nats": loss, "train/learning_rate": rate}
                 )
@@ -172,7 +161,9 @@ class Loop:
         save_every = self.exp.config.checkpoint.every_steps
         if due and self.memory["evaluated"] != self.step:
             self._evaluate()
-        elif (save_every and self.step % save_every == 0) or self._minutes_passed():
+        elif self.saved != self.step and (
+            (save_every and self.step % save_every == 0) or self._minutes_passed()
+        ):
             self._save()
 
     def _evaluate(self) -> None:
@@ -184,7 +175,7 @@ class Loop:
             self.memory["best"] = {"step": self.step, "val_nats": nats["val"]}
         text = sample.preview(self.exp, params, self.step)
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
-        self.lines.write(line | {"sample": text})
+        self._write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})
         self.board.text(self.step, "sample", text)
         self.terminal.evaluation(
@@ -198,8 +189,31 @@ class Loop:
             self.terminal.sample(text)
         self._save(best=is_best)
 
+    def _write(self, record: Mapping[str, float | int | str]) -> None:
+        """Add a line to metrics.jsonl; on a full disk do as ``checkpoint.on_full_disk`` says."""
+        try:
+            self.lines.write(record)
+        except OSError as error:
+            safe = checkpoint.last(self.workdir)
+            line = (
+                f"step {self.step}: {self.workdir / runs.METRICS} cannot be written "
+                f"({error.strerror}); the last checkpoint is of step {safe}: make room and start "
+                "again, or set checkpoint.on_full_disk=continue"
+            )
+            if self.exp.config.checkpoint.on_full_disk == "stop":
+                raise UserError(line) from error
+            self.terminal.warn(line)
+
     def _save(self, best: bool = False) -> None:
-        exp = self.exp
+        began, exp = time.monotonic(), self.exp
+        for name, leaf in leaves.flat(self.state.params).items():
+            if not np.isfinite(np.asarray(leaf)).all():
+                raise UserError(
+                    f"step {self.step}: parameter {name} is not finite, so it is not saved; the "
+                    f"last good checkpoint is of step {checkpoint.last(self.workdir)}: lower "
+                    "optim.learning_rate or optim.clip_norm, in another --workdir"
+                )
+        self.memory["lines"] = self.lines.n_lines
         meta = {
             "config": gptjax_config.to_dict(exp.config),
             "tokenizer": exp.tokenizer.to_json(),
@@ -209,7 +223,8 @@ class Loop:
         parts = {"params": self.state.params, "rest": self.state.replace(params=None)}
         self.checkpoints.save(self.step, parts, meta, best=best)
         self._pass_on_notices()
-        self.saved_at = time.monotonic()
+        self.saved, self.saved_at = self.step, time.monotonic()
+        self.memory["checkpoint_seconds"] += self.saved_at - began
 
     def _pass_on_notices(self) -> None:
         for notice in self.checkpoints.notices:
@@ -220,12 +235,20 @@ class Loop:
         minutes = self.exp.config.checkpoint.every_minutes
         return bool(minutes) and time.monotonic() - self.saved_at > 60 * minutes
 
+    def _record_bad_step(self, loss_nats: float, what: str) -> None:
+        """A line in metrics.jsonl and on the terminal; ``self.step`` already counts the step."""
+        bad = self.step - 1
+        self._write({"step": self.step, "bad_step": bad, "bad_loss": str(loss_nats), "what": what})
+        self.terminal.warn(
+            f"step {bad}: the loss ({loss_nats} nats) or a gradient is not finite: {what}; "
+            f"--replay_step={bad} shows it"
+        )
+
     def _stop_on_bad_step(self, loss_nats: float) -> None:
         """Name the step, the first bad parameter and what is safe, and end the run."""
         exp, state = self.exp, self.state
         name = steps.first_nonfinite(state.params)
         if name:
-            safe = checkpoint.last(self.workdir)
             what = f"parameter {name} is not finite"
         else:
             batch = jax.tree.map(lambda a: a[0], exp.train_batches(self.step, 1, 1))
@@ -235,11 +258,13 @@ class Loop:
             what = f"the gradient of {name} is not finite" if name else "the norm overflows"
             self._save()
             self.checkpoints.wait()
-            safe = self.step
+        record = {"step": self.step + 1, "bad_step": self.step, "bad_loss": str(loss_nats)}
+        self._write(record | {"what": f"stopped: {what}"})
         raise UserError(
             f"step {self.step}: loss {loss_nats} nats, {what}; the last good checkpoint is of "
-            f"step {safe}: lower optim.learning_rate or optim.clip_norm, or pass over up to 10 "
-            "such steps with --config.train.skip_nonfinite=10"
+            f"step {checkpoint.last(self.workdir)}: look with --replay_step={self.step}, pass over "
+            "up to 10 such steps with --config.train.skip_nonfinite=10, or lower "
+            "optim.learning_rate in another --workdir"
         )
 
     def tokens_per_second(self) -> float:

@@ -6,9 +6,11 @@ only file that knows tensorboardX; without it ``TensorBoard`` does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,22 @@ from gptjax.files import write_whole
 class JsonLines:
     """``metrics.jsonl``: one JSON object a line, each with its "step"; what is written stays.
 
-    Write the lines of step k before the checkpoint of step k: a run killed at any moment and
-    continued from a checkpoint then has every line exactly once.
+    Write the lines of step k before the checkpoint of step k, and ``n_lines`` into it: a run killed
+    at any moment and continued from a checkpoint then has every line exactly once.
     """
 
-    def __init__(self, path: Path, resume_step: int | None):
-        """Start a new file (None), or keep the whole lines up to and with ``resume_step``."""
+    def __init__(self, path: Path, resume_step: int | None, n_lines: int | None = None):
+        """Start a new file, or keep the lines that stood there when a checkpoint was made.
+
+        Args:
+          path: the file.
+          resume_step: of that checkpoint; None starts anew.
+          n_lines: how many lines stood there at most; None leaves it to the steps.
+        """
         kept = [] if resume_step is None else list(_lines(path))
-        write_whole(path, b"".join(raw for raw, r in kept if r["step"] <= resume_step))
+        lines = [raw for raw, record in kept if record["step"] <= resume_step][:n_lines]
+        self.n_lines = len(lines)
+        write_whole(path, b"".join(lines))
         # Unbuffered: what a killed process wrote is already the system's.
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
 
@@ -48,6 +58,7 @@ class JsonLines:
         except OSError:
             os.ftruncate(self._file, end)
             raise
+        self.n_lines += 1
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -77,25 +88,39 @@ class TensorBoard:
         purge = 0 if resume_step is None else resume_step + 1
         # Its thread writes every 5 s: what a killed run loses of the view, metrics.jsonl still has.
         # The suffix keeps a start within the same second from overwriting the file before.
-        self._writer = SummaryWriter(
-            str(folder), purge_step=purge, flush_secs=5, filename_suffix=f".from_{purge}"
-        )
+        before = set(threading.enumerate())
+        try:
+            self._writer = SummaryWriter(
+                str(folder),
+                purge_step=purge,
+                max_queue=10_000,
+                flush_secs=5,
+                filename_suffix=f".from_{purge}",
+            )
+        except OSError as error:
+            self.note = f"no TensorBoard files: {folder} cannot be written ({error.strerror})"
+        self._threads = set(threading.enumerate()) - before
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record values by tag."""
-        if self._writer:
+        if self._works():
             for tag, value in values.items():
                 self._writer.add_scalar(tag, float(value), step)
 
     def text(self, step: int, tag: str, text: str) -> None:
         """Record a text, shown as it is."""
-        if self._writer:
+        if self._works():
             self._writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # Markdown code
 
     def close(self) -> None:
         """Flush and close the files."""
-        if self._writer:
-            self._writer.close()
+        if self._works():
+            with contextlib.suppress(OSError):  # a full disk: the view is lost, not the run
+                self._writer.close()
+
+    def _works(self) -> bool:
+        """Whether the thread that writes still lives: on a full disk it dies, and a call hangs."""
+        return self._writer is not None and all(thread.is_alive() for thread in self._threads)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import jax
 
 from gptjax import config as gptjax_config
 from gptjax import counts, evaluate, machine, metrics, plot, runs, sharding
+from gptjax.errors import UserError
 from gptjax.experiment import Experiment
 from gptjax.loop import Loop
 from gptjax.model_table import model_rows
@@ -20,8 +21,8 @@ from gptjax.terminal import duration
 
 def count_bigram_nats(exp: Experiment) -> dict[str, float]:
     """The line to beat: the add-one count bigram's loss on each split, nats per token."""
-    bigram = counts.count_bigram(exp.rows["train"].tokens, exp.tokenizer.vocab_size)
-    return {split: bigram.nats(rows.tokens) for split, rows in exp.rows.items()}
+    bigram = counts.count_bigram(exp.rows["train"].counted, exp.tokenizer.vocab_size)
+    return {split: bigram.nats(rows.counted) for split, rows in exp.rows.items()}
 
 
 def first_page(loop: Loop) -> None:
@@ -48,7 +49,11 @@ def first_page(loop: Loop) -> None:
             loop.terminal.note(warning)
     if loop.resumed is not None:
         loop.terminal.note(f"continuing at step {loop.resumed:,}")
-    record = {"config": gptjax_config.to_dict(config), "data": facts, "machine": machine.facts()}
+    for note in loop.notes:
+        loop.terminal.note(note)
+    here = machine.facts()
+    record = {"config": gptjax_config.to_dict(config), "data": facts, "machine": here}
+    record["starts"] = [*runs.starts(loop.workdir), {"step": loop.step} | here]
     metrics.write_json(loop.workdir / runs.RECORD, record)
 
 
@@ -99,14 +104,26 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
 
 def measure(loop: Loop, bigram: dict[str, float]) -> dict[str, Any]:
     """The figures of summary.json: exact losses of the last and the best parameters, and speed."""
-    exp, best, busy = loop.exp, loop.memory["best"], loop.terminal.busy
+    exp, best = loop.exp, loop.memory["best"]
+
+    def busy(label: str, done: int, total: int) -> None:
+        loop.terminal.busy(label, done, total)
+        if loop.stop.signal:  # it takes minutes on a large text: the next start measures anew
+            loop.checkpoints.wait()
+            loop.stop.check(loop.step)
+
     final = {s: evaluate.exact_loss(exp, loop.state.params, s, busy) for s in ("train", "val")}
     best_val = final["val"]
     if best["step"] != loop.step:
         loop.checkpoints.wait()
-        params = runs.open_run(loop.workdir, "best").params
-        params = jax.device_put(params, sharding.replicated(exp.mesh))
-        best_val = evaluate.exact_loss(exp, params, "val", busy)
+        try:
+            params = runs.open_run(loop.workdir, "best").params
+        except UserError as error:  # a night's run still has its last parameters
+            loop.terminal.warn(f"{error}; best_val_nats is that of the last step")
+            best = {"step": loop.step}
+        else:
+            params = jax.device_put(params, sharding.replicated(exp.mesh))
+            best_val = evaluate.exact_loss(exp, params, "val", busy)
     return {
         "final_train_nats": final["train"],
         "final_val_nats": final["val"],
@@ -114,6 +131,7 @@ def measure(loop: Loop, bigram: dict[str, float]) -> dict[str, Any]:
         "best_step": best["step"],
         "steps": loop.step,
         "train_seconds": loop.memory["train_seconds"],
+        "checkpoint_seconds": loop.memory["checkpoint_seconds"],
         "tokens_per_second": loop.tokens_per_second(),
         "params": sum(leaf.size for leaf in jax.tree.leaves(loop.state.params)),
         "count_bigram_train_nats": bigram["train"],

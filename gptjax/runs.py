@@ -7,7 +7,9 @@ alone: the folder may be copied anywhere, and the corpus is not needed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gptjax import checkpoint, models, tokenizer
+from gptjax import checkpoint, continuation, models, samplers, tokenizer
 from gptjax import config as gptjax_config
 from gptjax.config import Config
+from gptjax.continuation import Sample, Settings
 from gptjax.errors import UserError
 
 METRICS = "metrics.jsonl"
@@ -38,6 +41,65 @@ class Run:
     meta: dict[str, Any]
     notices: tuple[str, ...] = ()
 
+    @property
+    def items(self) -> bool:
+        """Whether it learnt a list of items (names) and not a stream of text."""
+        return self.meta["data"]["kind"] == "items"
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        num_samples: int = 1,
+        seed: int = 0,
+        on_text: Callable[[int, str], None] | None = None,
+        **settings: Any,
+    ) -> list[Sample]:
+        """Continue a prompt, or several.
+
+        Args:
+          prompt: the text to continue; empty begins as the corpus does.
+          num_samples: continuations per prompt.
+          seed: another seed, another text.
+          on_text: called with (row, new text) while it is made.
+          **settings: see ``settings``: max_new_tokens, temperature, top_k, top_p, min_p,
+            repetition_penalty, stop, window.
+
+        Returns:
+          A ``Sample`` (text, ids, log_probs, why it stopped) per continuation.
+
+        Raises:
+          UserError: a setting out of its range, or a character outside the vocabulary.
+        """
+        if num_samples < 1:
+            raise UserError(f"num_samples={num_samples} must be 1 or more")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        keys = continuation.row_keys(seed, len(prompts), num_samples)
+        rows = [p for p in prompts for _ in range(num_samples)]
+        return self.continue_rows(rows, keys, self.settings(**settings), on_text)
+
+    def continue_rows(self, prompts, keys, settings, on_text=None) -> list[Sample]:
+        """``continuation.continue_rows`` with this run's model."""
+        return continuation.continue_rows(
+            self.model, self.params, self.tokenizer, prompts, keys, settings, on_text
+        )
+
+    def settings(
+        self,
+        max_new_tokens: int = 500,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: Sequence[str] = (),
+        window: str = "exact",
+    ) -> Settings:
+        """The settings of a generation, checked; see samplers.py and ``decoding.advance``."""
+        sampler = samplers.build(temperature, top_k, top_p, min_p, repetition_penalty)
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Settings(max_new_tokens, sampler, stop, window, self.items)
+
 
 def open_run(workdir: Path, which: str | int = "best") -> Run:
     """Read config, tokenizer and parameters from a checkpoint.
@@ -54,14 +116,54 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
     """
     require_run(workdir)
     _, meta = checkpoint.read_meta(workdir, which)
-    config = gptjax_config.from_dict(meta["config"])
-    tok = tokenizer.from_json(meta["tokenizer"])
-    model = models.build(config.model, tok.vocab_size, tok.start_id)
+    saved = understand(workdir, meta)
+    tok = saved.tokenizer
+    model = models.build(saved.config.model, tok.vocab_size, tok.start_id)
     restored = checkpoint.restore(
         workdir, which, {"params": abstract_params(model)}, only_params=True
     )
-    params = restored.tree["params"]
-    return Run(config, tok, model, params, restored.step, meta, tuple(restored.notices))
+    params, meta = restored.tree["params"], restored.meta
+    return Run(saved.config, tok, model, params, restored.step, meta, tuple(restored.notices))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What stands beside the arrays of a checkpoint, checked."""
+
+    config: Config
+    tokenizer: tokenizer.Tokenizer
+    data: dict[str, Any]  # of ``Corpus.facts``
+    memory: dict[str, Any]  # of ``Loop.memory``
+
+
+def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
+    """Read the dict that a run stores beside its arrays; whoever wrote it, nothing else happens.
+
+    Fields that were unknown when it was saved have their defaults.
+
+    Raises:
+      UserError: something is missing, of another type, or not known to this version.
+    """
+    try:
+        config = gptjax_config.from_dict(meta["config"])
+        data, memory = meta["data"], meta["memory"]
+        if data["kind"] not in ("stream", "items") or not isinstance(data["sha256"], str):
+            raise TypeError("its data")
+        best, pending = memory["best"], memory["pending"]
+        numbers = [memory["evaluated"], memory["train_seconds"], *memory["timed"]]
+        numbers += [*itertools.chain(*pending), memory.get("checkpoint_seconds", 0.0)]
+        numbers += [best["step"], best["val_nats"]] if best is not None else []
+        numbers += [memory.get("lines", 0)]
+        shaped = all(len(pair) == 2 for pair in [memory["timed"], *pending])
+        if not shaped or any(type(number) not in (int, float) for number in numbers):
+            raise TypeError("its memory")
+        return Saved(config, tokenizer.from_json(meta["tokenizer"]), data, memory)
+    except (UserError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}"
+        raise UserError(
+            f"the checkpoint in {workdir} is not one that this version of gptjax can read ({why}): "
+            "use the version that run.json names, or another --workdir"
+        ) from error
 
 
 def require_run(workdir: Path) -> None:
@@ -87,6 +189,15 @@ def summary(workdir: Path) -> dict[str, Any] | None:
         return json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def starts(workdir: Path) -> list[dict[str, Any]]:
+    """What each start of a run recorded of itself in run.json, [] where there is none to read."""
+    try:
+        said = json.loads((workdir / RECORD).read_text(encoding="utf-8"))["starts"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return []
+    return said if isinstance(said, list) else []
 
 
 def which(text: str) -> str | int:

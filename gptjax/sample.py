@@ -1,119 +1,117 @@
-"""Continue a prompt with a trained model.
+"""Continue prompts with a trained model.
 
-    python -m gptjax.sample --workdir=runs/gpt-small --prompt="ROMEO:" --max_new_tokens=300
+    python -m gptjax.sample --workdir=runs/gpt-small --prompt="ROMEO:" --stream
+    python -m gptjax.sample --workdir=runs/gpt-small --prompt="To be" --prompt="KING" --json
+    python -m gptjax.sample --workdir=runs/mlp-names --num_samples=1000 --report
 
-In: a work folder and a prompt. Out: text on stdout. Items (names) come one a line.
+In: a work folder and prompts. Out: texts on stdout; items (names) one a line.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
 
-from gptjax import cli, generate, runs
+from gptjax import cli, continuation, corpus, decoding, overlap, runs, samplers
+from gptjax.continuation import Sample, Settings
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
-from gptjax.tokenizer import Tokenizer
+from gptjax.texts import read_text
 
 ITEMS_SHOWN = 10
 
 
-def continue_text(
-    model: nn.Module,
-    params: Any,
-    tok: Tokenizer,
-    prompt: str,
-    n_rows: int,
-    max_new_tokens: int,
-    temperature: float,
-    key: jax.Array,
-    items: bool,
-) -> list[str]:
-    """Continue one prompt several times.
-
-    Args:
-      model, params, tok: a trained model.
-      prompt: what to continue; empty begins as the corpus does, behind a line's end.
-      n_rows: how many continuations.
-      max_new_tokens: length of each, tokens.
-      temperature: 0 takes the likeliest token.
-      key: PRNG key.
-      items: whether a row ends where its item ends.
-
-    Returns:
-      Prompt and continuation of each row.
-    """
-    # An item begins behind the end of another; so does a text without a prompt.
-    began = items or not prompt
-    ids = np.concatenate([[tok.start_id] if began else [], tok.encode(prompt)]).astype(np.int32)
-    # Sizes in powers of two: prompts and lengths of about one size share one compiled program.
-    size = 1 << max(len(ids) + max_new_tokens - 1, 15).bit_length()
-    buffer = np.zeros((n_rows, size), np.int32)
-    buffer[:, : len(ids)] = ids
-    out = generate.generate(
-        model,
-        params,
-        jnp.asarray(buffer),
-        jnp.int32(len(ids)),
-        jnp.int32(max_new_tokens),
-        key,
-        jnp.float32(temperature),
-    )
-    texts = []
-    for row in np.asarray(out)[:, int(began) : len(ids) + max_new_tokens]:
-        if items and (row == tok.start_id).any():
-            row = row[: int(np.argmax(row == tok.start_id))]
-        texts.append(tok.decode(row))
-    return texts
-
-
 def preview(exp: Experiment, params: Any, step: int) -> str:
     """The sample a run shows at step ``step``: a text, or a few items, one a line."""
-    sample, items = exp.config.sample, exp.corpus.kind == "items"
-    if not sample.max_new_tokens:
+    config, items = exp.config.sample, exp.corpus.kind == "items"
+    if not config.max_new_tokens:
         return ""
+    sampler = samplers.build(config.temperature)
+    settings = Settings(config.max_new_tokens, sampler, items=items)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(exp.config.seed), 2), step)
-    texts = continue_text(
-        exp.model,
-        params,
-        exp.tokenizer,
-        sample.prompt,
-        ITEMS_SHOWN if items else 1,
-        sample.max_new_tokens,
-        sample.temperature,
-        key,
-        items,
+    rows = ITEMS_SHOWN if items else 1
+    keys = continuation.row_keys(key, 1, rows)
+    made = continuation.continue_rows(
+        exp.model, params, exp.tokenizer, [config.prompt] * rows, keys, settings
     )
-    return "\n".join(texts)
+    return "\n".join(sample.prompt + sample.text for sample in made)
 
 
 def main(args: Any) -> int:
-    """Print continuations of a prompt."""
-    if args.max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens={args.max_new_tokens} must be at least 1")
-    if not args.temperature >= 0:
-        raise UserError(f"--temperature={args.temperature} must be 0 (likeliest) or more")
+    """Print continuations of the prompts."""
     run = runs.open_run(Path(args.workdir), runs.which(args.checkpoint))
-    items = run.meta["data"]["kind"] == "items"
-    key = jax.random.key(args.seed)
-    texts = continue_text(
-        run.model,
-        run.params,
-        run.tokenizer,
-        args.prompt,
-        ITEMS_SHOWN if items else 1,
-        args.max_new_tokens,
-        args.temperature,
-        key,
-        items,
+    for notice in run.notices:
+        print(f"warning: {notice}", file=sys.stderr)
+    prompts = list(args.prompt)
+    if args.prompt_file:
+        prompts.append(read_text(args.prompt_file))
+    prompts = prompts or [""]
+    settings = run.settings(
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop),
+        window=args.window,
     )
-    print("\n".join(texts))
+    one = ITEMS_SHOWN if run.items else 1
+    num_samples = one if args.num_samples is None else args.num_samples
+    if num_samples < 1:
+        raise UserError(f"--num_samples={num_samples} must be 1 or more")
+    if args.stream:
+        if args.json or args.report:
+            raise UserError("--stream shows text as it is made: not with --json or --report")
+        _stream(run, prompts, settings, args.seed, num_samples)
+        return 0
+    keys = continuation.row_keys(args.seed, len(prompts), num_samples)
+    made = run.continue_rows([p for p in prompts for _ in range(num_samples)], keys, settings)
+    if args.json:
+        for sample in made:
+            print(json.dumps(dataclasses.asdict(sample), ensure_ascii=False))
+    else:
+        between = "\n" if run.items else f"\n{'─' * 40}\n"
+        print(between.join(sample.prompt + sample.text for sample in made))
+    if args.report:
+        print(_report(run, made), file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def _stream(
+    run: runs.Run, prompts: list[str], settings: Settings, seed: int, num_samples: int
+) -> None:
+    """One row after the other, each as it is made: the same texts as all at once."""
+    keys = continuation.row_keys(seed, len(prompts), num_samples)
+    rows = [prompt for prompt in prompts for _ in range(num_samples)]
+    for number, (prompt, key) in enumerate(zip(rows, keys, strict=True)):
+        if number and not run.items:
+            print("─" * 40)
+        print(prompt, end="", flush=True)
+        run.continue_rows(
+            [prompt], [key], settings, lambda _, text: print(text, end="", flush=True)
+        )
+        print()
+
+
+def _report(run: runs.Run, made: list[Sample]) -> str:
+    """How much of what was made stands in the corpus already."""
+    text = corpus.load(run.config.data, run.config.seed)
+    if not run.items:
+        longest = max((overlap.longest(s.text, text.splits["train"]) for s in made), key=len)
+        return f"\nlongest passage of the training text: {len(longest)} characters, {longest!r}"
+    words = [sample.prompt + sample.text for sample in made]
+    lines = [f"\nof {len(words)} items:"]
+    for where, items in overlap.sort_items(words, text.splits).items():
+        share = f"{len(items):6} ({len(items) / len(words):.0%}) {where}"
+        shown = ", ".join(dict.fromkeys(items[: ITEMS_SHOWN * 3]))
+        lines.append(f"{share:28} {', '.join(shown.split(', ')[:ITEMS_SHOWN])}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
@@ -123,10 +121,27 @@ if __name__ == "__main__":
         config=False,
         flags=[
             cli.Flag("workdir", "", "folder of the run"),
-            cli.Flag("prompt", "", "the text to continue"),
-            cli.Flag("max_new_tokens", 500, "how much to add, tokens"),
-            cli.Flag("temperature", 0.8, "above 1 wilder, below 1 tamer, 0 the likeliest token"),
-            cli.Flag("seed", 0, "another seed, another text"),
             cli.Flag("checkpoint", "best", "best, last or a step"),
+            cli.Flag("prompt", [], "the text to continue; may be repeated"),
+            cli.Flag("prompt_file", "", "a UTF-8 file that holds one more prompt"),
+            cli.Flag("num_samples", int, "continuations per prompt; 1, for items 10"),
+            cli.Flag("max_new_tokens", 500, "the most to add, tokens"),
+            cli.Flag("temperature", 0.8, "above 1 wilder, below 1 tamer, 0 the likeliest token"),
+            cli.Flag("top_k", int, "draw from the k likeliest tokens"),
+            cli.Flag("top_p", float, "draw from the fewest tokens that reach this probability"),
+            cli.Flag("min_p", float, "drop tokens less than this times the likeliest one"),
+            cli.Flag("repetition_penalty", float, "above 1: what stands there comes less often"),
+            cli.Flag("stop", [], "end a text at this string; may be repeated"),
+            cli.Flag(
+                "window",
+                "exact",
+                "past block_size: exact (the notes: all anew for each token), or refill (quick: "
+                "re-read the last half of the context when it is full)",
+                choices=decoding.WINDOWS,
+            ),
+            cli.Flag("seed", 0, "another seed, another text"),
+            cli.Flag("stream", False, "show text as it is made; the same text"),
+            cli.Flag("json", False, "a JSON object a line: text, ids, log_probs, why it stopped"),
+            cli.Flag("report", False, "say how much of it stands in the corpus already"),
         ],
     )

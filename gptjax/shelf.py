@@ -112,9 +112,11 @@ def first_sound(
             if not slot.path.is_dir():  # a running trainer has just deleted it: look again
                 return first_sound(workdir, which, read)
             damage.append(f"the checkpoint of step {slot.step} is damaged ({error})")
+    others = len(slots(workdir)) > len(found)
+    way_out = "--checkpoint=last or a step takes another one" if others else "nothing sound is left"
     raise UserError(
-        f"{'; '.join(damage)}; {folder(workdir)} holds those of steps {steps}: "
-        "choose another one, or train into another --workdir"
+        f"{'; '.join(damage)}; {folder(workdir)} holds those of steps {steps}: {way_out}; to train "
+        "anew, name another --workdir"
     )
 
 

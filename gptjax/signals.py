@@ -10,11 +10,14 @@ import contextlib
 import dataclasses
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 # sysexits' EX_TEMPFAIL: nothing is wrong, all is saved, start me again.
 CONTINUE_ME = 75
+# `timeout` and batch systems signal the process and then its group: one wish, heard twice.
+SAME_WISH_S = 1.0
 
 
 class Stopped(Exception):
@@ -33,10 +36,19 @@ class Stop:
 
     signal: str = ""
 
+    def check(self, step: int) -> None:
+        """End the run here if a signal has come; all that is worth keeping is saved at ``step``.
+
+        Raises:
+          Stopped: one has.
+        """
+        if self.signal:
+            raise Stopped(self.signal, step)
+
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; a second one acts as usual.
+    """Note the first SIGINT or SIGTERM instead of dying of it; one a second later acts as usual.
 
     Yields:
       The flag. Outside the main thread, where Python allows no handlers, it never rises.
@@ -45,16 +57,21 @@ def watch() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    noted_at = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.signal = signal.Signals(number).name
-        restore()
+        nonlocal noted_at
+        if not stop.signal:
+            stop.signal, noted_at = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - noted_at > SAME_WISH_S:
+            restore()  # patience is over: die of it
+            signal.raise_signal(number)
 
     def restore() -> None:
         for kind, handler in before.items():
             signal.signal(kind, handler)
 
+    kinds = (signal.SIGINT, signal.SIGTERM)
     before = {kind: signal.signal(kind, note) for kind in kinds}
     try:
         yield stop

@@ -30,13 +30,14 @@ class TrainConfig:
     batch_size: Annotated[int, "rows of a step, over all devices and parts"] = 16
     accumulate: Annotated[int, "parts a batch is done in, to save memory; same result"] = 1
     window: Annotated[int, "predictions of a stream's row; 0 means model.block_size"] = 0
+    neighbours: Annotated[int, "skip-gram: predict words up to this far on both sides; 0: next"] = 0
     eval_every: Annotated[int, "steps between evaluations; 0 means only at the end"] = 250
     eval_iters: Annotated[int, "random batches of each estimate of the loss"] = 20
     chunk_steps: Annotated[int, "most steps of one compiled loop"] = 100
     skip_nonfinite: Annotated[int, "bad steps to pass over; 0 stops at the first"] = 0
 
     def __post_init__(self):
-        for name in ("steps", "window", "eval_every", "skip_nonfinite"):
+        for name in ("steps", "window", "neighbours", "eval_every", "skip_nonfinite"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name}={getattr(self, name)} must not be negative")
         for name in ("batch_size", "accumulate", "eval_iters", "chunk_steps"):
@@ -129,7 +130,7 @@ def train_step(
     """
     step_key = jax.random.fold_in(key, state.step)
     loss, grads = loss_and_grads(model, state.params, batch, step_key)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     def update(state):

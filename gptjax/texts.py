@@ -97,7 +97,7 @@ def read_text(name: str) -> str:
         if stat.S_ISREG(mode):
             data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {name!r}: check data.path") from error
+        raise UserError(f"there is no file {name!r}: check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{name!r} cannot be read: {reason}") from error

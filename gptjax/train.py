@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gptjax import batches, checkpoint, cli, experiment, report, signals
+from gptjax import batches, checkpoint, cli, experiment, replay, report, signals
 from gptjax.config import Config
 from gptjax.lock import lock
 from gptjax.loop import Loop
@@ -38,9 +38,14 @@ def fit(config: Config, workdir: Path, terminal: Terminal, why_no_band: str = ""
       signals.Stopped: a signal came; all is saved.
     """
     exp = experiment.build(config)
-    with lock(workdir), checkpoint.Checkpoints(workdir, config.checkpoint) as checkpoints:
+    exp.tokenizer.encode(config.sample.prompt)  # an unknown character speaks up before any folder
+    with (
+        signals.watch() as stop,
+        lock(workdir),
+        checkpoint.Checkpoints(workdir, config.checkpoint) as checkpoints,
+    ):
         bigram = report.count_bigram_nats(exp)
-        loop = Loop(exp, workdir, terminal, checkpoints, bigram["val"])
+        loop = Loop(exp, workdir, terminal, checkpoints, bigram["val"], stop)
         try:
             report.first_page(loop)
             loop.run()
@@ -72,6 +77,10 @@ def main(args: Any) -> int:
         show_batch(args.config)
         return 0
     workdir = Path(args.workdir or Path("runs") / args.config.name)
+    if args.replay_step is not None:
+        found = replay.replay(experiment.build(args.config), workdir, args.replay_step)
+        print("\n".join(replay.lines(found)))
+        return 0
     changed = [path for path in args.overridden if path not in ("data.name", "seed")]
     # A band holds for the settings it was measured with; naming another known corpus is covered.
     why_no_band = f"settings differ from the file's ({', '.join(changed)})" if changed else ""
@@ -91,6 +100,7 @@ if __name__ == "__main__":
         config=True,
         flags=[
             cli.Flag("workdir", "", "folder of the run; runs/<name> when empty"),
+            cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
             cli.Flag(
                 "show_batch", False, "print page 3's contexts and targets of one row, and end"
             ),

@@ -1,6 +1,7 @@
 """The counted bigram is what counting pair by pair gives, and what others published."""
 
 import math
+import os
 from collections import Counter
 
 import numpy as np
@@ -61,8 +62,6 @@ def test_a_large_vocabulary_needs_no_table_and_does_not_overflow():
 
 def test_yardsticks_of_a_corpus():
     """tinyshakespeare's published figures where it is here; else a corpus of pip's, by hand."""
-    import os
-
     known = bool(os.environ.get("GPTJAX_DATA_DIR"))
     name = "tinyshakespeare" if known else "indian_names"
     text = corpus.load(DataConfig(name, kind="stream"), seed=0)

@@ -64,7 +64,7 @@ DECAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("kind", DECAYS)
 def test_kernels_and_embeddings_decay_and_nothing_else(kind):
     model = models.build(ModelConfig(kind, 8, n_layer=2, n_head=3, n_embd=12, n_hidden=5), 13)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
@@ -145,7 +145,8 @@ def adamw_by_hand(config, all_grads, rates):
     m = v = jax.tree.map(np.zeros_like, params)
     decays = {"kernel": 1, "embedding": 1, "bias": 0, "scale": 0}
     for t, (grads, rate) in enumerate(zip(all_grads, rates, strict=True), 1):
-        grads = jax.tree.map(lambda g, n=norm(grads): g * min(1, config.clip_norm / n), grads)
+        shrink = min(1, config.clip_norm / norm(grads))
+        grads = jax.tree.map(lambda g, shrink=shrink: g * shrink, grads)
         m = jax.tree.map(lambda m, g: config.beta1 * m + (1 - config.beta1) * g, m, grads)
         v = jax.tree.map(lambda v, g: config.beta2 * v + (1 - config.beta2) * g * g, v, grads)
 

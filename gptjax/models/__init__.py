@@ -14,18 +14,25 @@ from typing import Annotated
 from flax import linen as nn
 
 from gptjax.errors import UserError
+from gptjax.models import ladder
 from gptjax.models.bigram import BigramEmbedLanguageModel, BigramLanguageModel
 from gptjax.models.gpt import ACTIVATIONS, GPTLanguageModel
+from gptjax.models.ladder import RungLanguageModel
 from gptjax.models.mlp import MLPLanguageModel
+from gptjax.models.ngram import NGramLanguageModel
 
-KINDS = ("bigram", "bigram_embed", "mlp", "gpt")
+KINDS = ("bigram", "bigram_embed", "ngram", "mlp", *ladder.KINDS, "gpt")
+LARGEST_TABLE = 2**25  # entries of an ngram's table: 134 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Which model, and its sizes under the notes' names."""
 
-    kind: Annotated[str, "bigram (table), bigram_embed (token + position), mlp or gpt"] = "gpt"
+    kind: Annotated[
+        str, "bigram (table), bigram_embed (+ positions), ngram (counted), mlp, gpt, or a rung of "
+        f"the ladder: {', '.join(ladder.KINDS)}"
+    ] = "gpt"
     block_size: Annotated[int, "tokens of context (and of one training row of a stream)"] = 64
     n_layer: Annotated[int, "blocks of the gpt, tanh layers of the mlp"] = 4
     n_head: Annotated[int, "attention heads; n_embd must be a multiple"] = 4
@@ -33,6 +40,7 @@ class ModelConfig:
     n_hidden: Annotated[int, "width of a layer of the mlp"] = 200
     dropout: Annotated[float, "fraction of values zeroed while training, 0 to below 1"] = 0.0
     activation: Annotated[str, "of the feed-forward: relu (the notes) or gelu"] = "relu"
+    add_count: Annotated[float, "ngram: count given to every continuation, above 0"] = 1.0
     tie_lm_head: Annotated[bool, "lm_head shares the token embedding table"] = False
     scale_residual: Annotated[bool, "start residual projections 1/sqrt(2 n_layer) smaller"] = False
 
@@ -49,7 +57,12 @@ class ModelConfig:
         if self.activation not in ACTIVATIONS:
             known = " or ".join(ACTIVATIONS)
             raise UserError(f"model.activation={self.activation!r} is unknown: choose {known}")
-        if self.kind == "gpt" and self.n_embd % self.n_head:
+        if not self.add_count > 0:
+            raise UserError(
+                f"model.add_count={self.add_count} must be above 0: what was never seen would be "
+                "impossible, and the loss infinite"
+            )
+        if self.kind in ("multihead", "ffwd", "gpt") and self.n_embd % self.n_head:
             raise UserError(
                 f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}: "
                 f"try n_embd={self.n_head * max(1, round(self.n_embd / self.n_head))}"
@@ -66,12 +79,27 @@ def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
 
     Returns:
       An uninitialised Flax module.
+
+    Raises:
+      UserError: an ngram whose table would not fit in memory.
     """
     c = config
     if c.kind == "bigram":
         return BigramLanguageModel(vocab_size)
     if c.kind == "bigram_embed":
         return BigramEmbedLanguageModel(vocab_size, c.block_size, c.n_embd)
+    if c.kind == "ngram":
+        rows = vocab_size**c.block_size
+        if rows * vocab_size > LARGEST_TABLE:
+            raise UserError(
+                f"model.block_size={c.block_size} asks for a table of {rows:,} contexts x "
+                f"{vocab_size:,} tokens, and {LARGEST_TABLE:,} entries are the most: set a smaller "
+                "model.block_size"
+            )
+        return NGramLanguageModel(vocab_size, c.block_size, start_id)
+    if c.kind in ladder.KINDS:
+        sizes = (c.block_size, c.n_embd, c.n_head, c.dropout, c.activation)
+        return RungLanguageModel(c.kind, vocab_size, *sizes)
     if c.kind == "mlp":
         return MLPLanguageModel(vocab_size, c.block_size, c.n_embd, c.n_hidden, c.n_layer, start_id)
     return GPTLanguageModel(

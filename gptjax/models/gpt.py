@@ -25,9 +25,11 @@ LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5)
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of the tokens a GPT has read: one (B, H, S, K) array per layer, S = block.
+    """Keys and values of the tokens a GPT has read, an array per layer, S = block_size places.
 
-    ``length_B`` counts the tokens of each row; what stands behind them is never looked at.
+    Keys are (H, B, K, S), transposed as their product with q wants them: turning them at every
+    token would copy them all. Values are (H, B, S, K). ``length_B`` counts the tokens of each row;
+    what stands behind them is never looked at.
     """
 
     keys: tuple[jax.Array, ...]
@@ -48,7 +50,7 @@ class Head(nn.Module):
 
         Args:
           x_BxTxC: the tokens' vectors, float.
-          past: None, or the (keys, values) so far, (B, S, K) each, S = block_size.
+          past: None, or the keys (B, K, S) and values (B, S, K) so far, S = block_size.
           length_B: with ``past``, how many tokens of each row stand in it.
           train: whether dropout is on (needs the rng "dropout").
 
@@ -63,12 +65,15 @@ class Head(nn.Module):
         q = linear(name="query")(x_BxTxC)
         v = linear(name="value")(x_BxTxC)
         tril = np.tril(np.ones((self.block_size, self.block_size), bool))
+        k_BxKxS = k.swapaxes(-2, -1)
         if past is None:
             allowed = tril[:T, :T]
         else:
-            k, v = past = (_write(past[0], k, length_B), _write(past[1], v, length_B))
+            k_BxKxS = _write(past[0], k_BxKxS, length_B, axis=1)
+            v = _write(past[1], v, length_B, axis=0)
+            past = (k_BxKxS, v)
             allowed = jnp.asarray(tril)[length_B[:, None] + jnp.arange(T)]
-        wei_BxTxS = q @ k.swapaxes(-2, -1) * self.head_size**-0.5
+        wei_BxTxS = q @ k_BxKxS * self.head_size**-0.5
         wei_BxTxS = jnp.where(allowed, wei_BxTxS, -jnp.inf)
         # Softmax in float32 whatever the compute dtype: its sum over S loses digits otherwise.
         wei_BxTxS = nn.softmax(wei_BxTxS.astype(jnp.float32)).astype(v.dtype)
@@ -76,9 +81,10 @@ class Head(nn.Module):
         return wei_BxTxS @ v, past
 
 
-def _write(past_BxSxK, new_BxTxK, length_B):
-    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
-    return jax.vmap(put)(past_BxSxK, new_BxTxK, length_B)
+def _write(past, new, length_B, axis):
+    """Put the new places of each row behind those it has: ``axis`` is S without the batch."""
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
+    return jax.vmap(put)(past, new, length_B)
 
 
 class MultiHeadAttention(nn.Module):
@@ -99,8 +105,8 @@ class MultiHeadAttention(nn.Module):
         B, T, C = x_BxTxC.shape
         heads = nn.vmap(
             Head,
-            in_axes=(None, 1, None, None),
-            out_axes=(2, 1),
+            in_axes=(None, 0, None, None),
+            out_axes=(2, 0),
             axis_size=self.n_head,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
@@ -202,9 +208,12 @@ class GPTLanguageModel(nn.Module):
 
     def empty_cache(self, batch_size: int, dtype=jnp.float32) -> Cache:
         """A cache of no tokens for ``batch_size`` rows: 2 · N · B · block_size · C numbers."""
-        shape = (batch_size, self.n_head, self.block_size, self.n_embd // self.n_head)
-        zeros = tuple(jnp.zeros(shape, dtype) for _ in range(self.n_layer))
-        return Cache(zeros, zeros, jnp.zeros(batch_size, jnp.int32))
+        head_size = self.n_embd // self.n_head
+        shape = (self.n_head, batch_size, head_size, self.block_size)
+        # An array of its own for each, as one that stands twice could not be donated.
+        keys = tuple(jnp.zeros(shape, dtype) for _ in range(self.n_layer))
+        values = tuple(jnp.zeros(shape, dtype).swapaxes(-2, -1) for _ in range(self.n_layer))
+        return Cache(keys, values, jnp.zeros(batch_size, jnp.int32))
 
     def _run(self, x_BxT, positions, cache, train):
         B, T = x_BxT.shape

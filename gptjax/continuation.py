@@ -1,0 +1,201 @@
+"""Prompts in, texts out: what people mean by sampling from a language model.
+
+In: a model with its tokenizer, prompts, samplers, a seed. Out: a ``Sample`` per row, with ids,
+log-probabilities and the reason why it stopped. Streaming calls back with text as it is made; the
+text is the same as without, since nothing but (seed, prompt, sample) decides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gptjax import decoding
+from gptjax.errors import UserError
+from gptjax.samplers import Chain, Temperature
+from gptjax.tokenizer import Tokenizer
+
+# Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
+STREAM_TOKENS, STOP_TOKENS = 8, 32
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """The sample a run shows at each evaluation."""
+
+    prompt: Annotated[str, "what it continues; empty begins as the corpus does"] = ""
+    max_new_tokens: Annotated[int, "length of the sample, tokens; 0 shows none"] = 200
+    temperature: Annotated[float, "logits are divided by it; 0 takes the likeliest token"] = 0.8
+
+    def __post_init__(self):
+        if self.max_new_tokens < 0:
+            raise UserError(f"sample.max_new_tokens={self.max_new_tokens} must not be negative")
+        if not self.temperature >= 0:
+            raise UserError(f"sample.temperature={self.temperature} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One continuation: its text without the prompt, the tokens made, and their ln P (nats).
+
+    ``why`` it stopped: "length", "end" (an item's end token, not in the text) or "stop" (a stop
+    string, cut off with what followed it).
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to continue a prompt, whatever the prompt.
+
+    ``items`` says that the model writes items (names): each begins behind an end token and stops
+    at one. ``stop``: strings at which a text is cut. ``window``: see ``decoding.advance``.
+    """
+
+    max_new_tokens: int = 200
+    sampler: Chain = Chain((Temperature(0.8),))
+    stop: tuple[str, ...] = ()
+    window: str = "exact"
+    items: bool = False
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={self.max_new_tokens} must be 1 or more")
+        if self.window not in decoding.WINDOWS:
+            known = " or ".join(decoding.WINDOWS)
+            raise UserError(f"window={self.window!r} is unknown: choose {known}")
+        if "" in self.stop:
+            raise UserError("a stop string must not be empty: every text begins with ''")
+
+
+def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> list[jax.Array]:
+    """Keys of n_prompts * num_samples rows: sample j of prompt i draws with (seed, i, j).
+
+    So the first samples stay the same when more are asked for, or another prompt follows.
+    """
+    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    of_prompt = [jax.random.fold_in(key, i) for i in range(n_prompts)]
+    return [jax.random.fold_in(one, j) for one in of_prompt for j in range(num_samples)]
+
+
+def continue_rows(
+    model: nn.Module,
+    params: Any,
+    tok: Tokenizer,
+    prompts: Sequence[str],
+    keys: Sequence[jax.Array],
+    settings: Settings,
+    on_text: Callable[[int, str], None] | None = None,
+) -> list[Sample]:
+    """Continue a prompt per row, all rows in one batch.
+
+    Args:
+      model, params, tok: a trained model.
+      prompts: of any lengths; an empty one begins as the corpus does, behind a line's end.
+      keys: a PRNG key per row; with its prompt it alone decides the row's text.
+      settings: how.
+      on_text: called with (row, new text) as soon as text is sure to stay.
+
+    Returns:
+      A sample per row.
+
+    Raises:
+      UserError: a character outside the vocabulary, or logits that are not finite.
+    """
+    ids = [prompt_ids(tok, prompt, settings.items) for prompt in prompts]
+    watched = [
+        Watched(tok, len(row), settings, prompt) for row, prompt in zip(ids, prompts, strict=True)
+    ]
+    rows = decoding.start(model, ids, settings.max_new_tokens, jnp.stack(keys))
+    chunk = settings.max_new_tokens
+    if on_text or settings.stop:
+        chunk = min(chunk, STREAM_TOKENS if on_text else STOP_TOKENS)
+    end_id = jnp.int32(tok.start_id) if settings.items else None
+    size = decoding.bucket(max(map(len, ids)))
+    left = settings.max_new_tokens
+    while left > 0 and not all(row.why for row in watched):
+        n = min(chunk, left)
+        left -= n
+        rows = decoding.advance(
+            model, settings.window, size, params, rows, settings.sampler, jnp.int32(n), end_id
+        )
+        all_ids, lengths = np.asarray(rows.ids_BxL), np.asarray(rows.length_B)
+        log_probs, done = np.asarray(rows.log_prob_BxL), np.array(rows.done_B)
+        for b, row in enumerate(watched):
+            if np.asarray(rows.bad_B)[b]:
+                raise UserError(
+                    f"row {b}: the logits behind token {lengths[b]} are not finite: the parameters "
+                    "are damaged, or training diverged; try --checkpoint=best or an earlier step"
+                )
+            new = row.look(all_ids[b, : lengths[b]], log_probs[b, : lengths[b]], left == 0)
+            done[b] |= bool(row.why)
+            if on_text and new:
+                on_text(b, new)
+        rows = rows.replace(done_B=jnp.asarray(done))
+    return [row.sample() for row in watched]
+
+
+def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
+    """The tokens of a prompt; items, and a text without a prompt, begin behind an end token."""
+    began = [tok.start_id] if items or not prompt else []
+    return np.concatenate([began, tok.encode(prompt)]).astype(np.int32)
+
+
+class Watched:
+    """One row as its text grows: finds its end, and says which text is sure to stay."""
+
+    def __init__(self, tok: Tokenizer, n_prompt: int, settings: Settings, prompt: str):
+        self._tok, self._n, self._settings, self._prompt = tok, n_prompt, settings, prompt
+        self._told, self._text, self._ids, self._log_probs = 0, "", (), ()
+        self.why = ""
+
+    def look(self, ids: np.ndarray, log_probs: np.ndarray, last: bool) -> str:
+        """Take in the row so far; returns the text that became sure since the last look."""
+        if self.why:
+            return ""
+        made, log_probs = ids[self._n :], log_probs[self._n :]
+        if self._settings.items and len(made) and made[-1] == self._tok.start_id:
+            made, log_probs, self.why = made[:-1], log_probs[:-1], "end"
+        text = self._tok.decode(made)
+        found = [at for stop in self._settings.stop if (at := text.find(stop)) >= 0]
+        if found:
+            text, self.why = text[: min(found)], "stop"
+            n = 0
+            while len(self._tok.decode(made[:n])) < len(text):
+                n += 1
+            made, log_probs = made[:n], log_probs[:n]
+        if last and not self.why:
+            self.why = "length"
+        self._text, self._ids, self._log_probs = text, made, log_probs
+        sure = len(text) if self.why else self._sure(text)
+        new, self._told = text[self._told : sure], max(self._told, sure)
+        return new
+
+    def _sure(self, text: str) -> int:
+        """How much of an unfinished text no later token can change or cut off."""
+        # A character of several bytes may be half made, and shows as U+FFFD until it is whole.
+        half = len(text) - len(text.rstrip("\ufffd"))
+        sure = len(text) - min(half, 3)
+        for stop in self._settings.stop:
+            for n in range(min(len(stop) - 1, len(text)), 0, -1):
+                if text.endswith(stop[:n]):
+                    sure = min(sure, len(text) - n)
+                    break
+        return sure
+
+    def sample(self) -> Sample:
+        """The finished row."""
+        ids = tuple(int(i) for i in self._ids)
+        log_probs = tuple(round(float(p), 6) for p in self._log_probs)
+        return Sample(self._prompt, self._text, ids, log_probs, self.why)

@@ -1,0 +1,226 @@
+"""Text, one token at a time: the notes' ``generate`` as one compiled loop.
+
+In: a model, its parameters, prompts as ids, a key per row. Out: the rows, longer. Ids only: text
+is continuation.py's. A GPT reads its prompt in one pass and then one token at a time, with the keys
+and values of the past in a ``Cache``; every other model looks at its last few tokens anew.
+
+B rows, L places of the buffer, W = model.block_size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gptjax.samplers import Chain
+
+WINDOWS = ("exact", "refill")
+
+
+@flax.struct.dataclass
+class Rows:
+    """Texts in the making: all that one call of ``advance`` hands to the next.
+
+    ``ids_BxL`` hold ``length_B`` tokens each, ``log_prob_BxL`` the model's ln P of those it made.
+    Row b draws its token number t with the key (``key_B[b]``, t) and nothing else, so its text is
+    the same in any company. ``done_B``: it ended; ``bad_B``: its logits were not finite. ``fresh``:
+    no prompt has been read into ``cache`` yet.
+    """
+
+    ids_BxL: jax.Array
+    length_B: jax.Array
+    log_prob_BxL: jax.Array
+    key_B: jax.Array
+    done_B: jax.Array
+    bad_B: jax.Array
+    fresh: jax.Array
+    cache: Any
+
+
+def bucket(n: int, least: int = 16) -> int:
+    """The next power of two: sizes of one bucket share a compiled program."""
+    return 1 << (max(n, least) - 1).bit_length()
+
+
+def start(model: nn.Module, prompts: Sequence[np.ndarray], max_new_tokens: int, key_B) -> Rows:
+    """Lay prompts of any lengths into one buffer with room behind them.
+
+    Args:
+      model: any of the models.
+      prompts: ids of each row, at least one.
+      max_new_tokens: the most that ``advance`` may add.
+      key_B: a PRNG key per row.
+
+    Returns:
+      The rows, L a power of two.
+    """
+    B, longest = len(prompts), max(map(len, prompts))
+    ids_BxL = np.zeros((B, max(bucket(longest + max_new_tokens), model.block_size)), np.int32)
+    for row, prompt in zip(ids_BxL, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return Rows(
+        ids_BxL=jnp.asarray(ids_BxL),
+        length_B=jnp.asarray([len(prompt) for prompt in prompts], jnp.int32),
+        log_prob_BxL=jnp.zeros(ids_BxL.shape, jnp.float32),
+        key_B=key_B,
+        done_B=jnp.zeros(B, bool),
+        bad_B=jnp.zeros(B, bool),
+        fresh=jnp.ones((), bool),
+        cache=model.empty_cache(B) if hasattr(model, "empty_cache") else None,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def advance(
+    model: nn.Module,
+    window: str,
+    prompt_size: int,
+    params: Any,
+    rows: Rows,
+    sampler: Chain,
+    n: jax.Array,
+    end_id: jax.Array | None = None,
+) -> Rows:
+    """Add up to ``n`` tokens to every row that is not done: page 6's ``generate``.
+
+    Args:
+      model: any of the models (static).
+      window: what a GPT does past W tokens (static). "exact": the notes' idx[:, -block_size:], all
+        W places computed anew for each token. "refill": when the cache is full it is filled again
+        with the most recent W // 2 tokens, so that a token costs one place, and what is visible
+        varies between W // 2 and W tokens.
+      prompt_size: the bucket of the longest prompt (static): places read in the first pass.
+      params: the model's.
+      rows: donated.
+      sampler: what happens to the logits before the draw.
+      n: scalar; no other number compiles anew.
+      end_id: the token that ends a row; None where only ``n`` does.
+
+    Returns:
+      The rows, longer.
+    """
+    if rows.cache is not None:
+        read = functools.partial(_read_prompts, model, params, rows, prompt_size)
+        rows = rows.replace(
+            cache=jax.lax.cond(rows.fresh, read, lambda: rows.cache), fresh=jnp.zeros((), bool)
+        )
+
+    def one(_, rows):
+        return _one_token(model, window, params, rows, sampler, end_id)
+
+    if end_id is None:
+        return jax.lax.fori_loop(0, n, one, rows)
+
+    # Names end after a few tokens: the loop ends with the longest.
+    def going(carry):
+        return (carry[0] < n) & ~carry[1].done_B.all()
+
+    def body(carry):
+        return carry[0] + 1, one(*carry)
+
+    return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
+
+
+def _one_token(model, window, params, rows: Rows, sampler: Chain, end_id) -> Rows:
+    logits_BxV, cache = _next_logits(model, window, params, rows)
+    logits_BxV = logits_BxV.astype(jnp.float32)
+    B, L = rows.ids_BxL.shape
+    row_B = jnp.arange(B)
+    seen_BxV = jnp.zeros(logits_BxV.shape, bool)
+    if sampler.reads_past:
+        there_BxL = jnp.arange(L) < rows.length_B[:, None]
+        seen_BxV = seen_BxV.at[row_B[:, None], rows.ids_BxL].max(there_BxL)
+    drawn_B = jax.vmap(jax.random.categorical)(
+        jax.vmap(jax.random.fold_in)(rows.key_B, rows.length_B), sampler(logits_BxV, seen_BxV)
+    ).astype(jnp.int32)
+    log_prob_B = jax.nn.log_softmax(logits_BxV)[row_B, drawn_B]
+    bad_B = ~rows.done_B & ~jnp.isfinite(logits_BxV).all(axis=-1)
+    grows_B = ~rows.done_B & ~bad_B
+    # A row that does not grow writes behind the buffer's end, where nothing is.
+    place_B = jnp.where(grows_B, rows.length_B, L)
+    return rows.replace(
+        ids_BxL=rows.ids_BxL.at[row_B, place_B].set(drawn_B, mode="drop"),
+        log_prob_BxL=rows.log_prob_BxL.at[row_B, place_B].set(log_prob_B, mode="drop"),
+        length_B=rows.length_B + grows_B,
+        done_B=rows.done_B | bad_B | (False if end_id is None else drawn_B == end_id),
+        bad_B=rows.bad_B | bad_B,
+        cache=cache,
+    )
+
+
+def _next_logits(model, window, params, rows: Rows):
+    """Logits (B, V) behind the last token of each row, and the cache with that token in it."""
+    if rows.cache is None:
+        return _window_logits(model, params, rows), None
+    W = model.block_size
+    if window == "refill":
+        refill = functools.partial(_refill, model, params, rows)
+        full_B = (rows.cache.length_B >= W) & ~rows.done_B
+        cache = jax.lax.cond(full_B.any(), refill, lambda: rows.cache)
+        return _decode_last(model, params, rows, cache)
+    past_B = rows.length_B > W
+    nothing = jnp.zeros((len(past_B), model.vocab_size), jnp.float32)
+    cached_BxV, cache = jax.lax.cond(
+        (~past_B & ~rows.done_B).any(),
+        lambda: _decode_last(model, params, rows, rows.cache),
+        lambda: (nothing, rows.cache),
+    )
+    anew_BxV = jax.lax.cond(
+        (past_B & ~rows.done_B).any(),
+        lambda: _window_logits(model, params, rows).astype(jnp.float32),
+        lambda: nothing,
+    )
+    return jnp.where(past_B[:, None], anew_BxV, cached_BxV), cache
+
+
+def _decode_last(model, params, rows: Rows, cache):
+    last_B = jnp.take_along_axis(rows.ids_BxL, rows.length_B[:, None] - 1, axis=1)
+    logits_BxTxV, after = model.apply({"params": params}, last_B, cache, method="decode")
+    # A row that is done reads its last token again and again: it must not fill the cache.
+    after = after.replace(length_B=jnp.where(rows.done_B, cache.length_B, after.length_B))
+    return logits_BxTxV[:, 0].astype(jnp.float32), after
+
+
+def _window_logits(model, params, rows: Rows) -> jax.Array:
+    """Page 6: the last W tokens of each row through the model, the logits of the last place."""
+    W = min(model.block_size, rows.ids_BxL.shape[1])
+    start_B = jnp.maximum(rows.length_B - W, 0)
+    x_BxW = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (W,)))(rows.ids_BxL, start_B)
+    # Places behind the text hold nothing yet; a causal model does not look at them.
+    logits_BxWxV = model.apply({"params": params}, x_BxW)
+    return logits_BxWxV[jnp.arange(len(start_B)), rows.length_B - 1 - start_B]
+
+
+def _read_prompts(model, params, rows: Rows, prompt_size: int):
+    """All prompts in one pass. The last token stays out: the loop reads it to begin."""
+    size = min(prompt_size, model.block_size)
+    x_BxP = rows.ids_BxL[:, :size]
+    _, cache = model.apply({"params": params}, x_BxP, rows.cache, method="decode")
+    # What was read behind a shorter prompt is overwritten before it is ever looked at.
+    return cache.replace(length_B=jnp.minimum(rows.length_B - 1, model.block_size))
+
+
+def _refill(model, params, rows: Rows):
+    """Make room: rows whose cache is full read their W // 2 tokens before the last one anew."""
+    half = model.block_size // 2
+    full_B = rows.cache.length_B >= model.block_size
+    empty = jax.tree.map(jnp.zeros_like, rows.cache)
+    if half:
+        at_B = jnp.maximum(rows.length_B - 1 - half, 0)
+        cut = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (half,)))
+        x_BxT = cut(rows.ids_BxL, at_B)
+        empty = model.apply({"params": params}, x_BxT, empty, method="decode")[1]
+    # The rows are the last axis of length_B, and the second of keys and values.
+    choose = functools.partial(jnp.where, full_B[:, None, None])
+    return rows.cache.replace(
+        keys=jax.tree.map(choose, empty.keys, rows.cache.keys),
+        values=jax.tree.map(choose, empty.values, rows.cache.values),
+        length_B=jnp.where(full_B, empty.length_B, rows.cache.length_B),
+    )

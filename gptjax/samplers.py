@@ -1,0 +1,158 @@
+"""What stands between a model's logits and the draw: small rules, applied one after the other.
+
+In: logits (B, V), and which tokens each row holds already. Out: logits (B, V), in which a token
+that must not come is -inf. Their numbers are data, not code: another temperature compiles nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gptjax.errors import UserError
+
+Number = Any  # a Python number when made, a traced scalar inside a compiled function
+
+
+class Sampler(Protocol):
+    """A rule over logits."""
+
+    def __call__(self, logits_BxV: jax.Array, seen_BxV: jax.Array) -> jax.Array:
+        """Change logits (B, V) float32; ``seen_BxV`` is True for tokens that the row holds."""
+
+
+def _check(name: str, value: Number, good: bool, must: str) -> None:
+    # Inside jit the value is a tracer, checked before it became one.
+    if isinstance(value, (int, float)) and not (good and math.isfinite(value)):
+        raise UserError(f"{name}={value} must be {must}")
+
+
+def _rank(logits_BxV: jax.Array) -> jax.Array:
+    """0 for the likeliest token, V - 1 for the least; equal ones in order of their ids."""
+    order = jnp.argsort(-logits_BxV, axis=-1, stable=True)
+    return jnp.argsort(order, axis=-1)
+
+
+@flax.struct.dataclass
+class Temperature:
+    """logits / value; 0 keeps the likeliest token alone (greedy). Source: page 1, section 10."""
+
+    value: Number = 1.0
+
+    def __post_init__(self):
+        v = self.value
+        _check("temperature", v, isinstance(v, jax.Array) or v >= 0, "0 (likeliest token) or more")
+
+    def __call__(self, logits_BxV, seen_BxV):
+        greedy = jnp.where(_rank(logits_BxV) == 0, 0.0, -jnp.inf)
+        positive = jnp.where(self.value > 0, self.value, 1.0)
+        return jnp.where(self.value > 0, logits_BxV / positive, greedy)
+
+
+@flax.struct.dataclass
+class TopK:
+    """Keep the k likeliest tokens. Source: page 1, "Top-K Filtering"."""
+
+    k: Number
+
+    def __post_init__(self):
+        _check("top_k", self.k, isinstance(self.k, jax.Array) or self.k >= 1, "1 or more")
+
+    def __call__(self, logits_BxV, seen_BxV):
+        return jnp.where(_rank(logits_BxV) < self.k, logits_BxV, -jnp.inf)
+
+
+@flax.struct.dataclass
+class TopP:
+    """Keep the fewest likeliest tokens that together reach probability p. Source: page 1."""
+
+    p: Number
+
+    def __post_init__(self):
+        _check("top_p", self.p, isinstance(self.p, jax.Array) or 0 < self.p <= 1, "in (0, 1]")
+
+    def __call__(self, logits_BxV, seen_BxV):
+        rank = _rank(logits_BxV)
+        falling = -jnp.sort(-jax.nn.softmax(logits_BxV), axis=-1)
+        before = jnp.cumsum(falling, axis=-1) - falling
+        # p = 1 keeps all: the sum may reach 1 early, in float32, with tokens still to come.
+        keep = (jnp.take_along_axis(before, rank, axis=-1) < self.p) | (rank == 0) | (self.p >= 1)
+        return jnp.where(keep, logits_BxV, -jnp.inf)
+
+
+@flax.struct.dataclass
+class MinP:
+    """Keep the tokens at least p times as likely as the likeliest. Source: Nguyen et al. 2024."""
+
+    p: Number
+
+    def __post_init__(self):
+        _check("min_p", self.p, isinstance(self.p, jax.Array) or 0 <= self.p <= 1, "in [0, 1]")
+
+    def __call__(self, logits_BxV, seen_BxV):
+        gap = jnp.log(jnp.maximum(self.p, 1e-30))
+        top = logits_BxV.max(axis=-1, keepdims=True)
+        return jnp.where(logits_BxV >= top + gap, logits_BxV, -jnp.inf)
+
+
+@flax.struct.dataclass
+class RepetitionPenalty:
+    """Divide the logit of a token that stands in the text by r, multiply if it is negative.
+
+    Source: Keskar et al. 2019 (CTRL).
+    """
+
+    r: Number
+
+    def __post_init__(self):
+        _check("repetition_penalty", self.r, isinstance(self.r, jax.Array) or self.r > 0, "above 0")
+
+    def __call__(self, logits_BxV, seen_BxV):
+        less = jnp.where(logits_BxV > 0, logits_BxV / self.r, logits_BxV * self.r)
+        return jnp.where(seen_BxV, less, logits_BxV)
+
+
+@flax.struct.dataclass
+class Chain:
+    """Several samplers, first to last. Without any it is the model's own distribution."""
+
+    parts: tuple[Sampler, ...] = ()
+
+    def __call__(self, logits_BxV, seen_BxV):
+        for part in self.parts:
+            logits_BxV = part(logits_BxV, seen_BxV)
+        return logits_BxV
+
+    @property
+    def reads_past(self) -> bool:
+        """Whether a part looks at ``seen_BxV``."""
+        return any(isinstance(part, RepetitionPenalty) for part in self.parts)
+
+
+def build(
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+) -> Chain:
+    """The usual order: penalty, temperature, top-k, top-p, min-p; what is None is left out.
+
+    Raises:
+      UserError: a value out of its range.
+    """
+    parts: list[Sampler] = []
+    if repetition_penalty is not None:
+        parts.append(RepetitionPenalty(float(repetition_penalty)))
+    parts.append(Temperature(float(temperature)))
+    if top_k is not None:
+        parts.append(TopK(top_k))
+    if top_p is not None:
+        parts.append(TopP(float(top_p)))
+    if min_p is not None:
+        parts.append(MinP(float(min_p)))
+    return Chain(tuple(parts))
