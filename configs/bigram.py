@@ -18,4 +18,5 @@ def get_config():
     config.train.update(steps=10_000, batch_size=128, eval_every=2_000, eval_iters=200)
     # The decay keeps pairs that never occur from sinking without end, as the count's add-one does.
     config.optim.update(learning_rate=1e-2, final_fraction=0.0, weight_decay=0.05)
+    config.expected.update(shakespeare=(2.53, 2.56), tinyshakespeare=(2.47, 2.50))
     return config

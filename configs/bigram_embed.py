@@ -17,4 +17,5 @@ def get_config():
     config.model.update(kind="bigram_embed", block_size=8, n_embd=32)
     config.train.update(steps=10_000, batch_size=64, eval_every=2_000, eval_iters=200)
     config.optim.update(learning_rate=1e-2, final_fraction=0.0, weight_decay=0.01)
+    config.expected.update(shakespeare=(2.53, 2.56), tinyshakespeare=(2.47, 2.50))
     return config

@@ -40,7 +40,7 @@ def get_config(rung="gpt"):
     config.data.name = "tinyshakespeare"
     kind = {"embed": "bigram_embed", "blocks": "gpt"}.get(rung, rung)
     config.model.update(kind=kind, block_size=8, n_embd=32, n_head=4, n_layer=3)
-    config.train.update(steps=5000, batch_size=32, eval_every=1000, eval_iters=200)
+    config.train.update(steps=5000, batch_size=32, eval_every=500, eval_iters=100)
     # PyTorch's AdamW as the lecture calls it.
     config.optim.update(learning_rate=1e-3, schedule="constant", beta2=0.999, clip_norm=0.0)
     if rung == "bigram":

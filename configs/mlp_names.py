@@ -16,7 +16,8 @@ def get_config():
     config.name = "mlp-names"
     config.data.name = "names"
     config.model.update(kind="mlp", block_size=3, n_embd=10, n_layer=1, n_hidden=200)
-    config.train.update(steps=20_000, batch_size=64, eval_every=4_000, eval_iters=100)
+    config.train.update(steps=10_000, batch_size=64, eval_every=1_000, eval_iters=100)
     config.optim.update(learning_rate=1e-2, final_fraction=0.01, weight_decay=0.01)
     config.sample.update(max_new_tokens=80, temperature=1.0)
+    config.expected.names = (2.05, 2.20)
     return config

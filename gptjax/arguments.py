@@ -57,13 +57,16 @@ class Flag:
         return None if isinstance(self.default, type) else self.default
 
 
-def parse(argv: Sequence[str], flags: Sequence[Flag], config: bool) -> SimpleNamespace:
+def parse(
+    argv: Sequence[str], flags: Sequence[Flag], config: bool, words: str = ""
+) -> SimpleNamespace:
     """Turn a command line into checked values.
 
     Args:
       argv: the verb's name, then the arguments.
       flags: the verb's own; those that every verb has are added.
       config: whether there is a config to load and to override.
+      words: what to call the arguments that are no flags; "" refuses them.
 
     Returns:
       The flags as attributes; ``config`` and ``overridden`` as ``run`` describes them. After
@@ -100,7 +103,9 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], config: bool) -> SimpleNam
                 "gptjax.config.base()"
             ) from error
     rest = _read(values, rest, kinds)
-    if rest[1:]:
+    if words:
+        setattr(args, words, rest[1:])
+    elif rest[1:]:
         raise UserError(f"unexpected {rest[1]!r}: flags are written --name=value; see --help")
     if config:
         args.config = gptjax_config.from_dict(settings)

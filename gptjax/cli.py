@@ -31,6 +31,7 @@ def run(
     about: str | None,
     flags: Sequence[Flag] = (),
     config: bool = False,
+    words: str = "",
 ) -> NoReturn:
     """Read the command line, call ``main`` with what it says, and end the process.
 
@@ -40,13 +41,16 @@ def run(
       about: the verb's docstring, for the help page.
       flags: the verb's own.
       config: whether the verb takes ``--config=file`` and ``--config.field=value``.
+      words: the attribute that gets the arguments that are no flags; "" refuses them.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows' code pages know few characters
             stream.reconfigure(encoding="utf-8", errors="replace")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     verb = spec.name if spec else Path(sys.argv[0]).stem
-    sys.exit(call(main, [verb, *sys.argv[1:]], about=about, flags=flags, config=config))
+    sys.exit(
+        call(main, [verb, *sys.argv[1:]], about=about, flags=flags, config=config, words=words)
+    )
 
 
 def call(
@@ -56,6 +60,7 @@ def call(
     about: str | None = "",
     flags: Sequence[Flag] = (),
     config: bool = False,
+    words: str = "",
 ) -> int:
     """What ``run`` does, without ending the process; ``argv`` begins with the verb's name.
 
@@ -64,7 +69,7 @@ def call(
       stdout has gone (what the shell reports of any program in a pipe).
     """
     try:
-        args = arguments.parse(argv, flags, config)
+        args = arguments.parse(argv, flags, config, words)
         if args.help:
             print(_help(argv[0], about or "", flags, config))
             code = 0

@@ -46,7 +46,7 @@ class Config:
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed} must be at least 0 and below 2**32")
         window, block_size = self.train.window, self.model.block_size
-        if self.model.kind in ("gpt", "bigram_embed") and window > block_size:
+        if self.model.kind not in ("bigram", "ngram", "mlp") and window > block_size:
             raise UserError(
                 f"train.window={window} is longer than model.block_size={block_size}, all that "
                 f"model.kind={self.model.kind!r} can read: shorten it, or 0 takes the block"
@@ -90,8 +90,9 @@ def base() -> ConfigDict:
       A locked ConfigDict: a misspelt field is an error, not a new field.
     """
     config = ConfigDict(dataclasses.asdict(Config()), type_safe=True)
-    config.expected = ConfigDict()
-    return config.lock()
+    config.lock()
+    config.expected = ConfigDict()  # open: its fields are the names of corpora
+    return config
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

@@ -1,6 +1,6 @@
-"""Pictures of a run: its loss curves beside the lines to beat.
+"""Pictures: the loss curves of runs beside the lines to beat, and embeddings on a plane.
 
-In: the records of ``metrics.jsonl``. Out: first the curves as values, then a PNG of them. The only
+In: the records of ``metrics.jsonl``; points. Out: first the values, then a PNG of them. The only
 file that knows matplotlib, imported where it is used; without it there is a note and no picture.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BATCHES, TRAIN, VAL = "batches", "train", "val"
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#8C510A")
 _KNOWN = {BATCHES: "#7FB8D8", TRAIN: _PALETTE[0], VAL: _PALETTE[1]}
 _INK, _GREY, _LIGHT = "#222222", "#666666", "#E6E6E6"
 
@@ -169,6 +169,48 @@ def loss_curves(path: Path, curves: Sequence[Curve], lines: Mapping[str, float],
     """
     if not curves:
         return f"no {path.name}: no losses were recorded"
+    return _write(path, lambda: figure_of(curves, lines, title))
+
+
+def plane_of(points_Nx2: np.ndarray, labels: Sequence[str], title: str) -> Figure:
+    """Draw tokens as points of a plane, each beside its name: 8 x 8 inches.
+
+    Args:
+      points_Nx2: where each stands.
+      labels: what each is called.
+      title: one line over the picture.
+
+    Returns:
+      A matplotlib figure (1200 x 1200 pixels at 150 dpi).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 8), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.scatter(points_Nx2[:, 0], points_Nx2[:, 1], s=10, color=_PALETTE[0], linewidths=0)
+    size = 11 if len(labels) <= 40 else 8  # points
+    for label, point in zip(labels, points_Nx2, strict=True):
+        offset = {"xytext": (3, 2), "textcoords": "offset points"}
+        axes.annotate(label, point, **offset, color=_INK, fontsize=size, parse_math=False)
+    axes.margins(0.08)
+    axes.set_title(title, loc="left", color=_INK, fontweight="bold", parse_math=False)
+    axes.grid(color=_LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, colors=_GREY)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    return figure
+
+
+def plane(path: Path, points_Nx2: np.ndarray, labels: Sequence[str], title: str) -> str:
+    """Write the picture of ``plane_of`` as a PNG, whole or not at all.
+
+    Returns:
+      "", or why there is no picture.
+    """
+    return _write(path, lambda: plane_of(points_Nx2, labels, title))
+
+
+def _write(path: Path, draw: Callable[[], Figure]) -> str:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
@@ -176,8 +218,7 @@ def loss_curves(path: Path, curves: Sequence[Curve], lines: Mapping[str, float],
     part = path.with_name(path.name + ".tmp")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a title in a script that the font lacks
-        figure = figure_of(curves, lines, title)
-        FigureCanvasAgg(figure).print_png(part, metadata={"Software": None})
+        FigureCanvasAgg(draw()).print_png(part, metadata={"Software": None})
     os.replace(part, path)
     return ""
 

@@ -114,34 +114,31 @@ def _report(run: runs.Run, made: list[Sample]) -> str:
     return "\n".join(lines)
 
 
+FLAGS = [
+    cli.Flag("workdir", "", "folder of the run"),
+    cli.Flag("checkpoint", "best", "best, last or a step"),
+    cli.Flag("prompt", [], "the text to continue; may be repeated"),
+    cli.Flag("prompt_file", "", "a UTF-8 file that holds one more prompt"),
+    cli.Flag("num_samples", int, "continuations per prompt; 1, for items 10"),
+    cli.Flag("max_new_tokens", 500, "the most to add, tokens"),
+    cli.Flag("temperature", 0.8, "above 1 wilder, below 1 tamer, 0 the likeliest token"),
+    cli.Flag("top_k", int, "draw from the k likeliest tokens"),
+    cli.Flag("top_p", float, "draw from the fewest tokens that reach this probability"),
+    cli.Flag("min_p", float, "drop tokens less than this times the likeliest one"),
+    cli.Flag("repetition_penalty", float, "above 1: what stands there comes less often"),
+    cli.Flag("stop", [], "end a text at this string; may be repeated"),
+    cli.Flag(
+        "window",
+        "exact",
+        "past block_size: exact (the notes: all anew for each token), or refill (quick: "
+        "re-read the last half of the context when it is full)",
+        choices=decoding.WINDOWS,
+    ),
+    cli.Flag("seed", 0, "another seed, another text"),
+    cli.Flag("stream", False, "show text as it is made; the same text"),
+    cli.Flag("json", False, "a JSON object a line: text, ids, log_probs, why it stopped"),
+    cli.Flag("report", False, "say how much of it stands in the corpus already"),
+]
+
 if __name__ == "__main__":
-    cli.run(
-        main,
-        about=__doc__,
-        config=False,
-        flags=[
-            cli.Flag("workdir", "", "folder of the run"),
-            cli.Flag("checkpoint", "best", "best, last or a step"),
-            cli.Flag("prompt", [], "the text to continue; may be repeated"),
-            cli.Flag("prompt_file", "", "a UTF-8 file that holds one more prompt"),
-            cli.Flag("num_samples", int, "continuations per prompt; 1, for items 10"),
-            cli.Flag("max_new_tokens", 500, "the most to add, tokens"),
-            cli.Flag("temperature", 0.8, "above 1 wilder, below 1 tamer, 0 the likeliest token"),
-            cli.Flag("top_k", int, "draw from the k likeliest tokens"),
-            cli.Flag("top_p", float, "draw from the fewest tokens that reach this probability"),
-            cli.Flag("min_p", float, "drop tokens less than this times the likeliest one"),
-            cli.Flag("repetition_penalty", float, "above 1: what stands there comes less often"),
-            cli.Flag("stop", [], "end a text at this string; may be repeated"),
-            cli.Flag(
-                "window",
-                "exact",
-                "past block_size: exact (the notes: all anew for each token), or refill (quick: "
-                "re-read the last half of the context when it is full)",
-                choices=decoding.WINDOWS,
-            ),
-            cli.Flag("seed", 0, "another seed, another text"),
-            cli.Flag("stream", False, "show text as it is made; the same text"),
-            cli.Flag("json", False, "a JSON object a line: text, ids, log_probs, why it stopped"),
-            cli.Flag("report", False, "say how much of it stands in the corpus already"),
-        ],
-    )
+    cli.run(main, about=__doc__, flags=FLAGS, config=False)

@@ -93,16 +93,11 @@ def main(args: Any) -> int:
     return 0
 
 
+FLAGS = [
+    cli.Flag("workdir", "", "folder of the run; runs/<name> when empty"),
+    cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
+    cli.Flag("show_batch", False, "print page 3's contexts and targets of one row, and end"),
+]
+
 if __name__ == "__main__":
-    cli.run(
-        main,
-        about=__doc__,
-        config=True,
-        flags=[
-            cli.Flag("workdir", "", "folder of the run; runs/<name> when empty"),
-            cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
-            cli.Flag(
-                "show_batch", False, "print page 3's contexts and targets of one row, and end"
-            ),
-        ],
-    )
+    cli.run(main, about=__doc__, flags=FLAGS, config=True)

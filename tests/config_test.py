@@ -193,7 +193,7 @@ BAD = [
     *(("optim.final_fraction", value, "[0, 1]") for value in (-0.1, 1.1, NAN)),
     *(
         (f"train.{name}", -1, "not be negative")
-        for name in ("steps", "window", "eval_every", "skip_nonfinite")
+        for name in ("steps", "window", "neighbours", "eval_every", "skip_nonfinite")
     ),
     *(
         (f"train.{name}", 0, "at least 1")
@@ -214,7 +214,7 @@ def test_a_wrong_value_names_the_field_the_value_and_the_way_out(path, value, wa
 
 
 def test_rows_longer_than_the_block_are_only_for_models_that_slide_over_them():
-    for kind in ("gpt", "bigram_embed"):
+    for kind in ("gpt", "bigram_embed", "head"):
         sizes = {"model": {"kind": kind, "block_size": 8}}
         message = refusal(sizes | {"train": {"window": 9}})
         assert "train.window=9" in message and "model.block_size=8" in message

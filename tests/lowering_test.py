@@ -7,14 +7,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export
 
-from gptjax import config, config_file, generate, models, optimizer, sharding, steps
+from gptjax import config, config_file, decoding, models, optimizer, sharding, steps
 from gptjax.batches import Batch
+from gptjax.samplers import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
 
 V, B, K = 65, 2, 3  # the lecture's vocabulary; rows and steps do not change what is lowered
 PLATFORMS = ("tpu", "cuda")
+RULES = (RepetitionPenalty, Temperature, TopK, TopP, MinP)
 shape = jax.ShapeDtypeStruct
 INT = shape((), jnp.int32)
 
@@ -55,10 +58,20 @@ def test_training_and_evaluation_lower_for_accelerators(lecture):
     assert nats.shape == count.shape == (K,)
 
 
-def test_generation_lowers_for_accelerators(lecture):
+@pytest.mark.parametrize("window", decoding.WINDOWS)
+def test_generation_lowers_for_accelerators(window, lecture):
     model, _, state, key = lecture
-    buffer_BxL = shape((B, 300), jnp.int32)
-    temperature = shape((), jnp.float32)
-    run = jax.jit(functools.partial(generate.generate, model))
-    exported = lowered(run, state.params, buffer_BxL, INT, INT, key, temperature)
-    assert exported.out_avals[0].shape == (B, 300)
+    prompts = [np.zeros(300, np.int32), np.zeros(7, np.int32)]  # one longer than the block
+    keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(prompts)))
+    rows = jax.eval_shape(lambda keys_B: decoding.start(model, prompts, 100, keys_B), keys_B)
+
+    def run(params, rows, rules, n, end_id):
+        sampler = Chain(tuple(rule(number) for rule, number in zip(RULES, rules, strict=True)))
+        size = decoding.bucket(300)
+        return decoding.advance(model, window, size, params, rows, sampler, n, end_id)
+
+    rules = [shape((), jnp.float32)] * len(RULES)
+    for end_id in (None, INT):
+        exported = lowered(jax.jit(run), state.params, rows, rules, INT, end_id)
+        after = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+        assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, rows)

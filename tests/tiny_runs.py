@@ -110,5 +110,4 @@ def outcome(config, workdir: Path) -> dict:
         "summary": {name: value for name, value in summary.items() if name not in TIMES},
         "last": arrays(config, workdir),
         "best": arrays(config, workdir, "best"),
-        "steps": checkpoint.available(workdir),
     }

@@ -1,0 +1,198 @@
+"""Every config through the real command line, and what a run promises its user."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptjax import cli, decoding, evaluate, report, runs, sample, train
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """A text of 6,000 characters over a few letters, and with it lines that serve as items."""
+    draw = random.Random(11)
+    words = ["".join(draw.choices("abcdefg", k=draw.randint(2, 7))) for _ in range(900)]
+    path = tmp_path_factory.mktemp("text") / "words and lines.txt"
+    path.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return path
+
+
+def command(verb: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"gptjax.{verb}", *flags],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def small(text: Path, kind: str = "stream", *more: str) -> list[str]:
+    """Overrides that make any config a matter of seconds."""
+    return [
+        f"--config.data.path={text}",
+        f"--config.data.kind={kind}",
+        "--config.train.steps=17",
+        "--config.train.eval_every=8",
+        "--config.train.eval_iters=3",
+        "--config.train.batch_size=4",
+        "--config.sample.max_new_tokens=12",
+        *more,
+    ]
+
+
+SIZES = ("n_layer=2", "n_head=2", "n_embd=16", "block_size=11")
+GPT = tuple(f"--config.model.{size}" for size in SIZES)
+
+
+@pytest.mark.parametrize(
+    "config, kind, more",
+    [
+        ("bigram.py", "stream", ()),
+        ("bigram_embed.py", "stream", ()),
+        ("mlp_names.py", "items", ("--config.model.n_embd=2",)),
+        ("gpt.py:small", "stream", GPT),
+    ],
+)
+def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more, text, tmp_path):
+    flags = [f"--config={ROOT / 'configs' / config}", "--workdir=my run", *small(text, kind, *more)]
+    done = command("train", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "my run"
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    wanted = "final_train_nats final_val_nats best_val_nats best_step steps train_seconds"
+    assert set(wanted.split()) | {"tokens_per_second", "params"} <= set(summary)
+    assert summary["steps"] == 17
+    lines = [json.loads(line) for line in open(run / "metrics.jsonl", encoding="utf-8")]
+    assert [line["step"] for line in lines if "val_nats" in line] == [0, 8, 16, 17]
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "count bigram" in done.stdout and "exact loss" in done.stdout
+
+    # The verbs read nothing but the folder; their exact loss is that of the summary.
+    last = "--checkpoint=last"
+    found = command("evaluate", "--workdir=my run", last, "--json", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["nats_per_token"] == pytest.approx(
+        summary["final_val_nats"], rel=1e-6
+    )
+    again = [
+        command("sample", "--workdir=my run", "--prompt=ab", "--max_new_tokens=9", cwd=tmp_path)
+        for _ in range(2 if kind == "items" else 1)
+    ]
+    assert again[0].returncode == 0, again[0].stderr
+    assert again[0].stdout.startswith("ab") and again[0].stdout == again[-1].stdout
+
+
+def call(module, *argv: str, flags=None) -> int:
+    flags = module.FLAGS if flags is None else flags
+    return cli.call(module.main, ["gptjax.train", *argv], flags=flags, config=module is train)
+
+
+def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
+    seen, last_page = [], report.last_page
+    monkeypatch.setattr(
+        report, "last_page", lambda loop, *rest: (seen.append(loop.exp), last_page(loop, *rest))[1]
+    )
+    before = decoding.advance._cache_size()
+    config = f"--config={ROOT / 'configs/gpt.py:small'}"
+    assert call(train, config, f"--workdir={tmp_path / 'run'}", *small(text, "stream", *GPT)) == 0
+    (exp,) = seen
+    traces = exp.train_chunk._cache_size(), exp.eval_chunk._cache_size()
+    assert (*traces, decoding.advance._cache_size() - before) == (1, 1, 1)
+
+
+def test_no_steps_evaluate_the_fresh_model_and_end(text, tmp_path, capsys):
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert call(train, *flags, *small(text), "--config.train.steps=0") == 0
+    summary = runs.summary(tmp_path / "run")
+    assert summary["steps"] == 0 and summary["final_val_nats"] > summary["count_bigram_val_nats"]
+    assert "token_embedding_table" in capsys.readouterr().out
+
+
+def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(text, tmp_path, capsys):
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", f"--workdir={tmp_path / 'run'}"]
+    flags += [*small(text), "--config.train.steps=1"]
+    assert call(train, *flags) == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")}
+    assert call(train, *flags, "--config.optim.learning_rate=0.5", "--config.seed=3") == 2
+    error = capsys.readouterr().err
+    assert "optim.learning_rate: 0.01 -> 0.5" in error and "seed: 1337 -> 3" in error
+    assert error.count("\n") == 1 and "--workdir" in error
+    assert files == {path: path.read_bytes() for path in files}  # nothing lost
+    assert call(train, *flags, "--config.train.steps=4") == 0  # more of the same is welcome
+    assert runs.summary(tmp_path / "run")["steps"] == 4
+
+
+def test_show_batch_prints_every_context_and_target_of_the_real_data(text, capsys):
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", "--show_batch"]
+    assert call(train, *flags, *small(text), "--config.model.block_size=5") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "input shape: (4, 5)" in lines
+    contexts = [line for line in lines if line.startswith("when input is")]
+    assert len(contexts) == 5
+    for shorter, longer in zip(contexts, contexts[1:], strict=False):
+        context, target = (
+            shorter.split("when input is ")[1].split("   ")[0].split(" the target is ")
+        )
+        grown = json.loads(longer.split("when input is ")[1].split(" the target is ")[0])
+        assert grown == [*json.loads(context), int(target)]
+
+
+def test_a_changed_corpus_is_refused(text, tmp_path, capsys):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(text.read_bytes())
+    run = f"--workdir={tmp_path / 'run'}"
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", run, *small(copy), "--config.train.steps=1"]
+    assert call(train, *flags) == 0
+    copy.write_text("gfedcba\n" * 800, encoding="utf-8")
+    capsys.readouterr()
+    assert call(train, *flags, "--config.train.steps=2") == 2
+    assert "sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [("verdict in the band", "as expected"), ("out of it", "expected"), ("none", "no band")],
+)
+def test_the_verdict_holds_for_the_settings_it_was_measured_with(
+    kind, said, text, tmp_path, capsys
+):
+    bands = {"verdict in the band": (0.0, 9.0), "out of it": (8.0, 9.0), "none": None}
+    plain = tmp_path / "words"  # a ConfigDict takes no dots in names
+    plain.write_bytes(text.read_bytes())
+    lines = ["from gptjax import config as c", "def get_config():", " config = c.base()"]
+    lines += [f" config.data.path = {str(plain)!r}", " config.model.kind = 'bigram'"]
+    lines += [" config.train.update(steps=1, batch_size=4, eval_iters=2)"]
+    if bands[kind]:
+        lines += [f" config.expected[{plain.name!r}] = {bands[kind]}"]
+    path = tmp_path / "banded.py"
+    path.write_text("\n".join([*lines, " return config", ""]), encoding="utf-8")
+    assert call(train, f"--config={path}", f"--workdir={tmp_path / 'run'}") == 0
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_default_folder_is_named_after_the_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", *small(text), "--config.train.steps=0"]
+    assert call(train, *flags) == 0
+    assert (tmp_path / "runs" / "bigram" / "summary.json").exists()
+
+
+def test_evaluate_and_sample_refuse_what_is_no_run(tmp_path, capsys):
+    flags = [cli.Flag("workdir", "", ""), cli.Flag("checkpoint", "best", "")]
+    for module in (evaluate, sample):
+        for folder in (tmp_path, tmp_path / "absent"):
+            assert call(module, f"--workdir={folder}", flags=flags) == 2
+            error = capsys.readouterr().err
+            assert str(folder) in error and error.count("\n") == 1
