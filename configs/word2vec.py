@@ -19,7 +19,7 @@ def get_config():
     config.data.name = "shakespeare"
     config.tokenizer.update(kind="word", min_count=10)
     config.model.update(kind="bigram_embed", block_size=1, n_embd=64)
-    config.train.update(neighbours=4, steps=4000, batch_size=512, eval_every=1000, eval_iters=20)
-    config.optim.update(learning_rate=5e-3, warmup_steps=100, final_fraction=0.0, weight_decay=0.1)
+    config.train.update(neighbours=4, steps=4000, batch_size=512, eval_every=0, eval_iters=20)
+    config.optim.update(learning_rate=5e-3, warmup_steps=100, final_fraction=0.0, weight_decay=0.05)
     config.sample.max_new_tokens = 0
     return config

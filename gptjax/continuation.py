@@ -117,18 +117,18 @@ def continue_rows(
     watched = [
         Watched(tok, len(row), settings, prompt) for row, prompt in zip(ids, prompts, strict=True)
     ]
-    rows = decoding.start(model, ids, settings.max_new_tokens, jnp.stack(keys))
+    turned = decoding.turn(params)
+    rows = decoding.start(model, turned, ids, settings.max_new_tokens, jnp.stack(keys))
     chunk = settings.max_new_tokens
     if on_text or settings.stop:
         chunk = min(chunk, STREAM_TOKENS if on_text else STOP_TOKENS)
-    end_id = jnp.int32(tok.start_id) if settings.items else None
-    size = decoding.bucket(max(map(len, ids)))
+    end_id = tok.start_id if settings.items else None
     left = settings.max_new_tokens
     while left > 0 and not all(row.why for row in watched):
         n = min(chunk, left)
         left -= n
         rows = decoding.advance(
-            model, settings.window, size, params, rows, settings.sampler, jnp.int32(n), end_id
+            model, settings.window, turned, rows, settings.sampler, n, end_id
         )
         all_ids, lengths = np.asarray(rows.ids_BxL), np.asarray(rows.length_B)
         log_probs, done = np.asarray(rows.log_prob_BxL), np.array(rows.done_B)

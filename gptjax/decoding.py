@@ -30,8 +30,7 @@ class Rows:
 
     ``ids_BxL`` hold ``length_B`` tokens each, ``log_prob_BxL`` the model's ln P of those it made.
     Row b draws its token number t with the key (``key_B[b]``, t) and nothing else, so its text is
-    the same in any company. ``done_B``: it ended; ``bad_B``: its logits were not finite. ``fresh``:
-    no prompt has been read into ``cache`` yet.
+    the same in any company. ``done_B``: it ended; ``bad_B``: its logits were not finite.
     """
 
     ids_BxL: jax.Array
@@ -40,7 +39,6 @@ class Rows:
     key_B: jax.Array
     done_B: jax.Array
     bad_B: jax.Array
-    fresh: jax.Array
     cache: Any
 
 
@@ -49,11 +47,24 @@ def bucket(n: int, least: int = 16) -> int:
     return 1 << (max(n, least) - 1).bit_length()
 
 
-def start(model: nn.Module, prompts: Sequence[np.ndarray], max_new_tokens: int, key_B) -> Rows:
-    """Lay prompts of any lengths into one buffer with room behind them.
+@jax.jit
+def turn(params: Any) -> Any:
+    """Lay the weights of all heads (H, C, K) as (C, H, K), or back.
+
+    A product with every head at once reads them in this order. Turned once, before the first
+    token, they need not be at every one: a sixth of a GPT's time.
+    """
+    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 3 else leaf, params)
+
+
+def start(
+    model: nn.Module, turned: Any, prompts: Sequence[np.ndarray], max_new_tokens: int, key_B
+) -> Rows:
+    """Lay prompts of any lengths into one buffer with room behind them; a GPT reads them.
 
     Args:
       model: any of the models.
+      turned: ``turn`` of its parameters.
       prompts: ids of each row, at least one.
       max_new_tokens: the most that ``advance`` may add.
       key_B: a PRNG key per row.
@@ -65,71 +76,93 @@ def start(model: nn.Module, prompts: Sequence[np.ndarray], max_new_tokens: int, 
     ids_BxL = np.zeros((B, max(bucket(longest + max_new_tokens), model.block_size)), np.int32)
     for row, prompt in zip(ids_BxL, prompts, strict=True):
         row[: len(prompt)] = prompt
-    return Rows(
+    rows = Rows(
         ids_BxL=jnp.asarray(ids_BxL),
         length_B=jnp.asarray([len(prompt) for prompt in prompts], jnp.int32),
         log_prob_BxL=jnp.zeros(ids_BxL.shape, jnp.float32),
         key_B=key_B,
         done_B=jnp.zeros(B, bool),
         bad_B=jnp.zeros(B, bool),
-        fresh=jnp.ones((), bool),
-        cache=model.empty_cache(B) if hasattr(model, "empty_cache") else None,
+        cache=None,
     )
+    if not hasattr(model, "empty_cache"):
+        return rows
+    read = ids_BxL[:, : min(bucket(longest), model.block_size)]
+    return rows.replace(cache=_read_prompts(model, turned, read, rows.length_B))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def advance(
     model: nn.Module,
     window: str,
-    prompt_size: int,
-    params: Any,
+    turned: Any,
     rows: Rows,
     sampler: Chain,
-    n: jax.Array,
-    end_id: jax.Array | None = None,
+    n: int,
+    end_id: int | None = None,
 ) -> Rows:
     """Add up to ``n`` tokens to every row that is not done: page 6's ``generate``.
 
     Args:
-      model: any of the models (static).
-      window: what a GPT does past W tokens (static). "exact": the notes' idx[:, -block_size:], all
-        W places computed anew for each token. "refill": when the cache is full it is filled again
-        with the most recent W // 2 tokens, so that a token costs one place, and what is visible
-        varies between W // 2 and W tokens.
-      prompt_size: the bucket of the longest prompt (static): places read in the first pass.
-      params: the model's.
+      model: any of the models.
+      window: what a GPT does past W tokens. "exact": the notes' idx[:, -block_size:], all W places
+        computed anew for each token. "refill": when the cache is full it is filled again with the
+        most recent W // 2 tokens, so that a token costs one place, and what is visible varies
+        between W // 2 + 1 and W tokens.
+      turned: ``turn`` of the model's parameters.
       rows: donated.
       sampler: what happens to the logits before the draw.
-      n: scalar; no other number compiles anew.
+      n: no other number compiles anew.
       end_id: the token that ends a row; None where only ``n`` does.
 
     Returns:
       The rows, longer.
     """
-    if rows.cache is not None:
-        read = functools.partial(_read_prompts, model, params, rows, prompt_size)
-        rows = rows.replace(
-            cache=jax.lax.cond(rows.fresh, read, lambda: rows.cache), fresh=jnp.zeros((), bool)
-        )
+    end = jnp.int32(-1 if end_id is None else end_id)
+    # A program for each of the three, and not one that asks at every token which it is: a branch
+    # around the cache would copy it.
+    while n > 0:
+        source, m = _plan(model, window, rows, n)
+        if not m:
+            break
+        if source == "refill":
+            rows = rows.replace(cache=_refill(model, turned, rows))
+            source, m = _plan(model, window, rows, n)
+        rows = _draw(model, source, turned, rows, sampler, jnp.int32(m), end)
+        n -= m
+    return rows
 
-    def one(_, rows):
-        return _one_token(model, window, params, rows, sampler, end_id)
 
-    if end_id is None:
-        return jax.lax.fori_loop(0, n, one, rows)
+def _plan(model, window: str, rows: Rows, n: int) -> tuple[str, int]:
+    """Where the next logits come from, and for how many tokens; 0 when all rows are done."""
+    if rows.cache is None:
+        return "window", n
+    done_B, read_B = jax.device_get((rows.done_B, rows.cache.length_B))
+    if done_B.all():
+        return "", 0
+    room_B = model.block_size - read_B[~done_B]
+    if room_B.min() > 0:
+        return "cache", min(n, int(room_B.min()))
+    if window == "refill":
+        return "refill", n
+    # Ragged rows: those whose cache has room use it, the others have all their window computed.
+    return ("both", min(n, int(room_B.max()))) if room_B.max() > 0 else ("window", n)
 
-    # Names end after a few tokens: the loop ends with the longest.
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _draw(model, source: str, turned, rows: Rows, sampler: Chain, n, end_id) -> Rows:
+    """Up to n tokens, in one loop; names end after a few, and it ends with the longest."""
+
     def going(carry):
         return (carry[0] < n) & ~carry[1].done_B.all()
 
     def body(carry):
-        return carry[0] + 1, one(*carry)
+        return carry[0] + 1, _one_token(model, source, turn(turned), carry[1], sampler, end_id)
 
     return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-def _one_token(model, window, params, rows: Rows, sampler: Chain, end_id) -> Rows:
-    logits_BxV, cache = _next_logits(model, window, params, rows)
+def _one_token(model, source: str, params, rows: Rows, sampler: Chain, end_id) -> Rows:
+    logits_BxV, cache = _next_logits(model, source, params, rows)
     logits_BxV = logits_BxV.astype(jnp.float32)
     B, L = rows.ids_BxL.shape
     row_B = jnp.arange(B)
@@ -149,43 +182,25 @@ def _one_token(model, window, params, rows: Rows, sampler: Chain, end_id) -> Row
         ids_BxL=rows.ids_BxL.at[row_B, place_B].set(drawn_B, mode="drop"),
         log_prob_BxL=rows.log_prob_BxL.at[row_B, place_B].set(log_prob_B, mode="drop"),
         length_B=rows.length_B + grows_B,
-        done_B=rows.done_B | bad_B | (False if end_id is None else drawn_B == end_id),
+        done_B=rows.done_B | bad_B | (drawn_B == end_id),
         bad_B=rows.bad_B | bad_B,
         cache=cache,
     )
 
 
-def _next_logits(model, window, params, rows: Rows):
+def _next_logits(model, source: str, params, rows: Rows):
     """Logits (B, V) behind the last token of each row, and the cache with that token in it."""
-    if rows.cache is None:
-        return _window_logits(model, params, rows), None
-    W = model.block_size
-    if window == "refill":
-        refill = functools.partial(_refill, model, params, rows)
-        full_B = (rows.cache.length_B >= W) & ~rows.done_B
-        cache = jax.lax.cond(full_B.any(), refill, lambda: rows.cache)
-        return _decode_last(model, params, rows, cache)
-    past_B = rows.length_B > W
-    nothing = jnp.zeros((len(past_B), model.vocab_size), jnp.float32)
-    cached_BxV, cache = jax.lax.cond(
-        (~past_B & ~rows.done_B).any(),
-        lambda: _decode_last(model, params, rows, rows.cache),
-        lambda: (nothing, rows.cache),
-    )
-    anew_BxV = jax.lax.cond(
-        (past_B & ~rows.done_B).any(),
-        lambda: _window_logits(model, params, rows).astype(jnp.float32),
-        lambda: nothing,
-    )
-    return jnp.where(past_B[:, None], anew_BxV, cached_BxV), cache
-
-
-def _decode_last(model, params, rows: Rows, cache):
+    if source == "window":
+        return _window_logits(model, params, rows), rows.cache
     last_B = jnp.take_along_axis(rows.ids_BxL, rows.length_B[:, None] - 1, axis=1)
-    logits_BxTxV, after = model.apply({"params": params}, last_B, cache, method="decode")
+    logits_BxTxV, cache = model.apply({"params": params}, last_B, rows.cache, method="decode")
     # A row that is done reads its last token again and again: it must not fill the cache.
-    after = after.replace(length_B=jnp.where(rows.done_B, cache.length_B, after.length_B))
-    return logits_BxTxV[:, 0].astype(jnp.float32), after
+    cache = cache.replace(length_B=jnp.where(rows.done_B, rows.cache.length_B, cache.length_B))
+    if source == "cache":
+        return logits_BxTxV[:, 0], cache
+    full_B = rows.cache.length_B >= model.block_size
+    anew_BxV = _window_logits(model, params, rows)
+    return jnp.where(full_B[:, None], anew_BxV, logits_BxTxV[:, 0]), cache
 
 
 def _window_logits(model, params, rows: Rows) -> jax.Array:
@@ -194,33 +209,36 @@ def _window_logits(model, params, rows: Rows) -> jax.Array:
     start_B = jnp.maximum(rows.length_B - W, 0)
     x_BxW = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (W,)))(rows.ids_BxL, start_B)
     # Places behind the text hold nothing yet; a causal model does not look at them.
-    logits_BxWxV = model.apply({"params": params}, x_BxW)
-    return logits_BxWxV[jnp.arange(len(start_B)), rows.length_B - 1 - start_B]
+    last_B = rows.length_B - 1 - start_B
+    if rows.cache is not None:
+        return model.apply({"params": params}, x_BxW, last_B, method="last_logits")
+    return model.apply({"params": params}, x_BxW)[jnp.arange(len(last_B)), last_B]
 
 
-def _read_prompts(model, params, rows: Rows, prompt_size: int):
+@functools.partial(jax.jit, static_argnums=0)
+def _read_prompts(model, turned, x_BxP: jax.Array, length_B: jax.Array):
     """All prompts in one pass. The last token stays out: the loop reads it to begin."""
-    size = min(prompt_size, model.block_size)
-    x_BxP = rows.ids_BxL[:, :size]
-    _, cache = model.apply({"params": params}, x_BxP, rows.cache, method="decode")
+    cache = model.empty_cache(len(x_BxP))
+    _, cache = model.apply({"params": turn(turned)}, x_BxP, cache, method="decode")
     # What was read behind a shorter prompt is overwritten before it is ever looked at.
-    return cache.replace(length_B=jnp.minimum(rows.length_B - 1, model.block_size))
+    return cache.replace(length_B=jnp.minimum(length_B - 1, model.block_size))
 
 
-def _refill(model, params, rows: Rows):
+@functools.partial(jax.jit, static_argnums=0)
+def _refill(model, turned, rows: Rows):
     """Make room: rows whose cache is full read their W // 2 tokens before the last one anew."""
     half = model.block_size // 2
     full_B = rows.cache.length_B >= model.block_size
-    empty = jax.tree.map(jnp.zeros_like, rows.cache)
+    fresh = model.empty_cache(len(full_B))
     if half:
         at_B = jnp.maximum(rows.length_B - 1 - half, 0)
         cut = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (half,)))
         x_BxT = cut(rows.ids_BxL, at_B)
-        empty = model.apply({"params": params}, x_BxT, empty, method="decode")[1]
+        fresh = model.apply({"params": turn(turned)}, x_BxT, fresh, method="decode")[1]
     # The rows are the last axis of length_B, and the second of keys and values.
     choose = functools.partial(jnp.where, full_B[:, None, None])
     return rows.cache.replace(
-        keys=jax.tree.map(choose, empty.keys, rows.cache.keys),
-        values=jax.tree.map(choose, empty.values, rows.cache.values),
-        length_B=jnp.where(full_B, empty.length_B, rows.cache.length_B),
+        keys=jax.tree.map(choose, fresh.keys, rows.cache.keys),
+        values=jax.tree.map(choose, fresh.values, rows.cache.values),
+        length_B=jnp.where(full_B, fresh.length_B, rows.cache.length_B),
     )

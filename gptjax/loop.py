@@ -69,7 +69,9 @@ class Loop:
         else:
             self.state = exp.init_state()
         self.step = int(self.state.step)
-        self.rate = optimizer.schedule(exp.config.optim, exp.config.train.steps)
+        # All rates at once: one at a time, off the compiled path, would cost a millisecond each.
+        schedule = optimizer.schedule(exp.config.optim, exp.config.train.steps)
+        self.rates = np.asarray(jax.vmap(schedule)(np.arange(max(1, exp.config.train.steps))))
         path = workdir / runs.METRICS
         self.lines = metrics.JsonLines(path, self.resumed, self.memory["lines"])
         self.board = metrics.TensorBoard(workdir / "tensorboard", self.resumed)
@@ -129,7 +131,7 @@ class Loop:
                 self._record_bad_step(float(seen.loss_nats[i]), "passed over")
             if self.step % LOG_EVERY == 0 and pending:
                 loss, norm = np.mean(pending, axis=0)
-                rate = float(self.rate(self.step - 1))
+                rate = float(self.rates[self.step - 1])
                 line = {"step": self.step, "loss_nats": loss, "grad_norm": norm}
                 self._write(line | {"learning_rate": rate, "skipped": int(self.state.skipped)})
                 self.board.scalars(

@@ -6,6 +6,7 @@ In: an ``OptimConfig`` and the number of steps. Out: an ``optax.GradientTransfor
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Annotated, Any
 
 import jax
@@ -38,8 +39,10 @@ class OptimConfig:
         if self.schedule not in SCHEDULES:
             known = " or ".join(SCHEDULES)
             raise UserError(f"optim.schedule={self.schedule!r} is unknown: choose {known}")
-        if not self.learning_rate > 0:
-            raise UserError(f"optim.learning_rate={self.learning_rate} must be above 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(
+                f"optim.learning_rate={self.learning_rate} must be above 0 and finite"
+            )
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"optim.{name}={getattr(self, name)} must not be negative")

@@ -7,6 +7,8 @@ that must not come is -inf. Their numbers are data, not code: another temperatur
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import flax.struct
@@ -25,9 +27,9 @@ class Sampler(Protocol):
         """Change logits (B, V) float32; ``seen_BxV`` is True for tokens that the row holds."""
 
 
-def _check(name: str, value: Number, good: bool, must: str) -> None:
-    # Inside jit the value is a tracer, checked before it became one.
-    if isinstance(value, (int, float)) and not (good and math.isfinite(value)):
+def _check(name: str, value: Number, good: Callable[[Number], bool], must: str) -> None:
+    # Inside jit the value is a tracer (or another stand-in), checked before it became one.
+    if isinstance(value, numbers.Real) and not (math.isfinite(value) and good(value)):
         raise UserError(f"{name}={value} must be {must}")
 
 
@@ -44,13 +46,15 @@ class Temperature:
     value: Number = 1.0
 
     def __post_init__(self):
-        v = self.value
-        _check("temperature", v, isinstance(v, jax.Array) or v >= 0, "0 (likeliest token) or more")
+        _check("temperature", self.value, lambda v: v >= 0, "0 (likeliest token) or more")
 
     def __call__(self, logits_BxV, seen_BxV):
-        greedy = jnp.where(_rank(logits_BxV) == 0, 0.0, -jnp.inf)
-        positive = jnp.where(self.value > 0, self.value, 1.0)
-        return jnp.where(self.value > 0, logits_BxV / positive, greedy)
+        likeliest_B = logits_BxV.argmax(axis=-1)  # the first of equals
+        is_likeliest = jnp.arange(logits_BxV.shape[-1]) == likeliest_B[:, None]
+        greedy = jnp.where(is_likeliest, 0.0, -jnp.inf)
+        # Dividing by less than this could overflow, and draws the likeliest token anyway.
+        divides = self.value > 1e-7
+        return jnp.where(divides, logits_BxV / jnp.where(divides, self.value, 1.0), greedy)
 
 
 @flax.struct.dataclass
@@ -60,7 +64,7 @@ class TopK:
     k: Number
 
     def __post_init__(self):
-        _check("top_k", self.k, isinstance(self.k, jax.Array) or self.k >= 1, "1 or more")
+        _check("top_k", self.k, lambda k: k >= 1 and k == int(k), "a whole number, 1 or more")
 
     def __call__(self, logits_BxV, seen_BxV):
         return jnp.where(_rank(logits_BxV) < self.k, logits_BxV, -jnp.inf)
@@ -73,7 +77,7 @@ class TopP:
     p: Number
 
     def __post_init__(self):
-        _check("top_p", self.p, isinstance(self.p, jax.Array) or 0 < self.p <= 1, "in (0, 1]")
+        _check("top_p", self.p, lambda p: 0 < p <= 1, "above 0 and at most 1")
 
     def __call__(self, logits_BxV, seen_BxV):
         rank = _rank(logits_BxV)
@@ -91,7 +95,7 @@ class MinP:
     p: Number
 
     def __post_init__(self):
-        _check("min_p", self.p, isinstance(self.p, jax.Array) or 0 <= self.p <= 1, "in [0, 1]")
+        _check("min_p", self.p, lambda p: 0 <= p <= 1, "0 to 1")
 
     def __call__(self, logits_BxV, seen_BxV):
         gap = jnp.log(jnp.maximum(self.p, 1e-30))
@@ -109,7 +113,7 @@ class RepetitionPenalty:
     r: Number
 
     def __post_init__(self):
-        _check("repetition_penalty", self.r, isinstance(self.r, jax.Array) or self.r > 0, "above 0")
+        _check("repetition_penalty", self.r, lambda r: r > 0, "above 0 (1 changes nothing)")
 
     def __call__(self, logits_BxV, seen_BxV):
         less = jnp.where(logits_BxV > 0, logits_BxV / self.r, logits_BxV * self.r)

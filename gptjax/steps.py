@@ -43,6 +43,11 @@ class TrainConfig:
         for name in ("batch_size", "accumulate", "eval_iters", "chunk_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must be at least 1")
+        for name in ("batch_size", "window", "neighbours", "eval_iters", "chunk_steps"):
+            if getattr(self, name) > 2**20:
+                raise UserError(f"train.{name}={getattr(self, name)} must be at most {2**20:,}")
+        if self.steps >= 2**31:  # they are counted in an int32
+            raise UserError(f"train.steps={self.steps} must be at most {2**31 - 1:,}")
 
 
 @flax.struct.dataclass

@@ -146,6 +146,7 @@ def check_whole(rows, batch_size, n, began_of):
             assert set(w.tolist()) <= {0, 1} and len(counted) == end - lead  # one run of ones
             np.testing.assert_array_equal(x[:end], x[0] + np.arange(end))  # running text
             np.testing.assert_array_equal(y[:end], x[:end] + 1)
+            assert set(x[end:].tolist()) <= {x[end - 1]}  # nothing of what follows is shown
             assert lead == min(rows.lookback, x[lead] - began_of(x[lead]))
             predicted += y[lead:end].tolist()
     assert predicted == list(range(1, len(rows.tokens)))

@@ -54,9 +54,9 @@ def test_adding_one_is_the_default():
 
 
 def test_a_large_vocabulary_needs_no_table_and_does_not_overflow():
-    # 100,000 squared is past int32, and as a table it would take 80 GB.
-    V = 100_000
-    train = [V - 1, V - 2, V - 1, V - 2, V - 1, 5, V - 1]
+    # As a table it would take 80 GB; in int32 the pairs (0, 5) and (42949, 67301) would be one,
+    # because 42,949 x 100,000 + 67,301 is 2**32 + 5.
+    V, train = 100_000, [0, 5, 0, 7, 42_949, 67_301, 42_949, 67_301, 0, 5]
     np.testing.assert_allclose(nats(train, train, V, 0), by_hand(train, train, V, 0), rtol=1e-12)
 
 

@@ -79,6 +79,8 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "count bigram" in done.stdout and "exact loss" in done.stdout
 
+    if not more:
+        return  # two of the four show what evaluate and sample do with a run
     # The verbs read nothing but the folder; their exact loss is that of the summary.
     last = "--checkpoint=last"
     found = command("evaluate", "--workdir=my run", last, "--json", cwd=tmp_path)
@@ -86,12 +88,9 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
     assert json.loads(found.stdout)["nats_per_token"] == pytest.approx(
         summary["final_val_nats"], rel=1e-6
     )
-    again = [
-        command("sample", "--workdir=my run", "--prompt=ab", "--max_new_tokens=9", cwd=tmp_path)
-        for _ in range(2 if kind == "items" else 1)
-    ]
-    assert again[0].returncode == 0, again[0].stderr
-    assert again[0].stdout.startswith("ab") and again[0].stdout == again[-1].stdout
+    made = command("sample", "--workdir=my run", "--prompt=ab", "--max_new_tokens=9", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("ab")
 
 
 def call(module, *argv: str, flags=None) -> int:

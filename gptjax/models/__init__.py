@@ -22,6 +22,7 @@ from gptjax.models.mlp import MLPLanguageModel
 from gptjax.models.ngram import NGramLanguageModel
 
 KINDS = ("bigram", "bigram_embed", "ngram", "mlp", *ladder.KINDS, "gpt")
+MOST = {"n_layer": 1_000}  # of a size, where it isn't 2**20: a config may come from a stranger
 LARGEST_TABLE = 2**25  # entries of an ngram's table: 134 MB
 
 
@@ -50,8 +51,10 @@ class ModelConfig:
                 f"model.kind={self.kind!r} is unknown: choose one of {', '.join(KINDS)}"
             )
         for name in ("block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)} must be at least 1")
+            value, most = getattr(self, name), MOST.get(name, 2**20)
+            if not 1 <= value <= most:
+                bound = "at least 1" if value < 1 else f"at most {most:,}"
+                raise UserError(f"model.{name}={value} must be {bound}")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"model.dropout={self.dropout} must be at least 0 and below 1")
         if self.activation not in ACTIVATIONS:

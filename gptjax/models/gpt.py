@@ -45,7 +45,7 @@ class Head(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x_BxTxC, past=None, length_B=None, train: bool = False):
+    def __call__(self, x_BxTxC, past=None, length_B=None, train: bool = False, at_B=None):
         """Let every token gather from itself and the past.
 
         Args:
@@ -53,21 +53,23 @@ class Head(nn.Module):
           past: None, or the keys (B, K, S) and values (B, S, K) so far, S = block_size.
           length_B: with ``past``, how many tokens of each row stand in it.
           train: whether dropout is on (needs the rng "dropout").
+          at_B: without ``past``, the one place of each row that gathers; None means all.
 
         Returns:
-          The gathered values (B, T, K) and the new ``past`` (None if there was none).
+          The gathered values (B, T, K), or (B, 1, K) with ``at_B``, and the new ``past`` (None if
+          there was none).
         """
         T = x_BxTxC.shape[1]
         linear = functools.partial(
             nn.Dense, self.head_size, use_bias=False, kernel_init=nn.initializers.normal(0.02)
         )
         k = linear(name="key")(x_BxTxC)
-        q = linear(name="query")(x_BxTxC)
+        q = linear(name="query")(x_BxTxC if at_B is None else _place(x_BxTxC, at_B))
         v = linear(name="value")(x_BxTxC)
         tril = np.tril(np.ones((self.block_size, self.block_size), bool))
         k_BxKxS = k.swapaxes(-2, -1)
         if past is None:
-            allowed = tril[:T, :T]
+            allowed = tril[:T, :T] if at_B is None else jnp.asarray(tril)[at_B, None, :T]
         else:
             k_BxKxS = _write(past[0], k_BxKxS, length_B, axis=1)
             v = _write(past[1], v, length_B, axis=0)
@@ -87,6 +89,11 @@ def _write(past, new, length_B, axis):
     return jax.vmap(put)(past, new, length_B)
 
 
+def _place(x_BxTxC, at_B):
+    """One place of each row: (B, 1, C)."""
+    return jnp.take_along_axis(x_BxTxC, at_B[:, None, None], axis=1)
+
+
 class MultiHeadAttention(nn.Module):
     """proj(concat(head_1(x), ..., head_H(x))). Source: page 9, "MultiHeadAttention".
 
@@ -100,18 +107,19 @@ class MultiHeadAttention(nn.Module):
     proj_std: float = 0.02
 
     @nn.compact
-    def __call__(self, x_BxTxC, past=None, length_B=None, train: bool = False):
+    def __call__(self, x_BxTxC, past=None, length_B=None, train: bool = False, at_B=None):
         """Run the heads side by side and mix them: (B, T, C) -> (B, T, C), and the new past."""
-        B, T, C = x_BxTxC.shape
+        C = x_BxTxC.shape[-1]
         heads = nn.vmap(
             Head,
-            in_axes=(None, 0, None, None),
+            in_axes=(None, 0, None, None, None),
             out_axes=(2, 0),
             axis_size=self.n_head,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
         )(self.head_size, self.block_size, self.dropout, name="heads")
-        out_BxTxHxK, past = heads(x_BxTxC, past, length_B, train)
+        out_BxTxHxK, past = heads(x_BxTxC, past, length_B, train, at_B)
+        B, T = out_BxTxHxK.shape[:2]
         out = out_BxTxHxK.reshape(B * T, self.n_head * self.head_size)
         out = nn.Dense(C, kernel_init=nn.initializers.normal(self.proj_std), name="proj")(out)
         out = nn.Dropout(self.dropout, deterministic=not train)(out)
@@ -148,15 +156,15 @@ class Block(nn.Module):
     proj_std: float = 0.02
 
     @nn.compact
-    def __call__(self, x_BxTxC, past=None, length_B=None, train: bool = False):
+    def __call__(self, x_BxTxC, past=None, length_B=None, train: bool = False, at_B=None):
         """Add what attention gathers and what the feed-forward makes of it: (B, T, C) -> same."""
         head_size = x_BxTxC.shape[-1] // self.n_head
         sa = MultiHeadAttention(
             self.n_head, head_size, self.block_size, self.dropout, self.proj_std, name="sa"
         )
         ffwd = FeedForward(self.activation, self.dropout, self.proj_std, name="ffwd")
-        out, past = sa(LayerNorm(name="ln1")(x_BxTxC), past, length_B, train)
-        x_BxTxC = x_BxTxC + out
+        out, past = sa(LayerNorm(name="ln1")(x_BxTxC), past, length_B, train, at_B)
+        x_BxTxC = (x_BxTxC if at_B is None else _place(x_BxTxC, at_B)) + out
         x_BxTxC = x_BxTxC + ffwd(LayerNorm(name="ln2")(x_BxTxC), train)
         return x_BxTxC, past
 
@@ -206,6 +214,10 @@ class GPTLanguageModel(nn.Module):
         positions_BxT = cache.length_B[:, None] + jnp.arange(x_BxT.shape[1])
         return self._run(x_BxT, positions_BxT, cache, False)
 
+    def last_logits(self, x_BxT: jax.Array, at_B: jax.Array) -> jax.Array:
+        """The logits (B, V) of one place a row, ``at_B``: what the others lead to is left out."""
+        return self._run(x_BxT, jnp.arange(x_BxT.shape[1]), None, False, at_B)[0][:, 0]
+
     def empty_cache(self, batch_size: int, dtype=jnp.float32) -> Cache:
         """A cache of no tokens for ``batch_size`` rows: 2 · N · B · block_size · C numbers."""
         head_size = self.n_embd // self.n_head
@@ -215,15 +227,16 @@ class GPTLanguageModel(nn.Module):
         values = tuple(jnp.zeros(shape, dtype).swapaxes(-2, -1) for _ in range(self.n_layer))
         return Cache(keys, values, jnp.zeros(batch_size, jnp.int32))
 
-    def _run(self, x_BxT, positions, cache, train):
-        B, T = x_BxT.shape
+    def _run(self, x_BxT, positions, cache, train, at_B=None):
         x = self.token_embedding_table(x_BxT) + self.position_embedding_table(positions)
         pasts = []
         for n, block in enumerate(self.blocks):
             past = None if cache is None else (cache.keys[n], cache.values[n])
             length_B = None if cache is None else cache.length_B
-            x, past = block(x, past, length_B, train)
+            # The last block need only tell what is asked for; those below it tell each other all.
+            x, past = block(x, past, length_B, train, at_B if n == self.n_layer - 1 else None)
             pasts.append(past)
+        B, T = x.shape[:2]
         x = self.ln_f(x).reshape(B * T, self.n_embd)
         head = self.token_embedding_table.attend if self.tie_lm_head else self.lm_head
         logits_BxTxV = head(x).reshape(B, T, self.vocab_size)

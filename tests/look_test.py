@@ -1,0 +1,175 @@
+"""Questions to a trained model: neighbours, analogies, the plane, and what comes next."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptjax import config as gptjax_config
+from gptjax import config_file, look, neighbours, runs, train
+from gptjax.errors import UserError
+from gptjax.terminal import Terminal
+
+NAMES = "abi\nabia\nbia\niba\nbaab\nabba\nibi\naib\niia\nbab\n"
+TEXT = "so it is. it is so.\n" * 40
+KINDS = ("ngram", "bigram", "bigram_embed", "mlp", "head", "gpt")
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """A function of a model's kind and a text: a run of it, untrained."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+
+    def make(kind, text, **fields):
+        name = f"{kind}-{len(text)}-{len(fields)}"
+        if name not in made:
+            config = config_file.load("count_bigram")
+            path = folder / f"{len(text)}.txt"
+            path.write_text(text, encoding="utf-8")
+            config.data.update(path=str(path), kind="items" if text == NAMES else "stream")
+            sizes = {"block_size": 2, "n_layer": 1, "n_head": 1, "n_embd": 2, "n_hidden": 5}
+            config.model.update(kind=kind, **sizes)
+            config.train.window = 0
+            config.name = name
+            for field, value in fields.items():
+                part, _, leaf = field.partition("__")
+                config[part][leaf] = value
+            with Terminal(io.StringIO()) as terminal:
+                train.fit(gptjax_config.from_dict(config), folder / name, terminal)
+            made[name] = folder / name
+        return made[name]
+
+    return make
+
+
+def ask(workdir, *question, **flags):
+    defaults = {"top": None, "every_position": False, "out": "", "checkpoint": "best"}
+    return look.main(
+        SimpleNamespace(workdir=str(workdir), question=list(question), **defaults | flags)
+    )
+
+
+def test_next_shows_the_27_classes_of_a_context(run_of, capsys):
+    workdir = run_of("ngram", NAMES)
+    ask(workdir, "next", "a b i")
+    apart = capsys.readouterr().out
+    ask(workdir, "next", "abi")
+    assert capsys.readouterr().out == apart, "characters may stand apart or together"
+    shown = {line.split()[0]: float(line.split()[1]) for line in apart.splitlines()}
+    assert set(shown) == {"a", "b", "i", "\\n"}
+    np.testing.assert_allclose(sum(shown.values()), 1, atol=2e-4)
+    values = list(shown.values())
+    assert values == sorted(values, reverse=True)
+    bars = [line.count("█") for line in apart.splitlines()]
+    assert max(bars) == look.BAR and bars == sorted(bars, reverse=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_model_answers_at_every_position(kind, run_of, capsys):
+    workdir = run_of(kind, NAMES)
+    ask(workdir, "next", "a b i", every_position=True, top=2)
+    lines = capsys.readouterr().out.splitlines()
+    run = runs.open_run(workdir)
+    slides = run.model.lookback == run.model.block_size - 1
+    # The start and three characters; a model that does not slide sees its block alone.
+    assert len(lines) == (4 if slides else run.model.block_size)
+    assert lines[-1].split(" -> ")[0].endswith("bi'") and "came" not in lines[-1]
+    assert all("came: " in line for line in lines[:-1])
+
+
+def test_the_probabilities_are_the_models(run_of):
+    run = runs.open_run(run_of("mlp", TEXT))
+    ids = look.context_ids(run, "it is")
+    seen, p = look.probabilities(run, ids)
+    assert p.shape == (5, run.tokenizer.vocab_size) and run.tokenizer.decode(seen) == "it is"
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    logits = np.asarray(run.model.apply({"params": run.params}, ids[None]))[0, -1]
+    np.testing.assert_allclose(np.log(p[-1]) - np.log(p[-1, 0]), logits - logits[0], atol=1e-5)
+
+
+def test_where_a_space_is_a_token_it_stays_one(run_of):
+    run = runs.open_run(run_of("mlp", TEXT))
+    assert run.tokenizer.decode(look.context_ids(run, "i t")) == "i t"
+    assert run.tokenizer.decode(look.context_ids(run, "")) == "\n"
+
+
+def test_near_and_analogy_answer_with_other_tokens(run_of, capsys):
+    workdir = run_of("gpt", TEXT)
+    ask(workdir, "near", "s", top=3)
+    near = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert len(near) == 3 and "s" not in [words[0] for words in near]
+    ask(workdir, "analogy", "s", "o", "i")
+    analogy = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert not {"s", "o", "i"} & set(analogy)
+
+
+def test_a_word_is_answered_with_words(run_of, capsys):
+    ask(run_of("bigram_embed", TEXT, tokenizer__kind="word"), "near", "it")
+    answers = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(answers) == ["is", "so"]
+
+
+@pytest.mark.parametrize("n_embd, how", [(2, "the embedding itself"), (3, "PCA")])
+def test_the_plane_is_a_picture_of_the_embedding(run_of, capsys, n_embd, how, tmp_path):
+    workdir = run_of("mlp", TEXT * n_embd, model__n_embd=n_embd)
+    ask(workdir, "plane")
+    assert how in capsys.readouterr().out
+    assert (workdir / "plane.png").read_bytes().startswith(b"\x89PNG")
+    ask(workdir, "plane", "s", "o", out=str(tmp_path / "two.png"))
+    assert "2 of 7 tokens" in capsys.readouterr().out and (tmp_path / "two.png").exists()
+
+
+@pytest.mark.parametrize(
+    "question, message",
+    [
+        ([], "unknown question ''"),
+        (["nearest"], "unknown question 'nearest': ask next, near, analogy, plane"),
+        (["near"], "near needs 1"),
+        (["analogy", "a", "b"], "analogy needs 3"),
+        (["near", "x"], "'x' is none of the model's 4 tokens"),
+        (["next", "xyz"], "the character 'x'"),
+        (["near", "a"], "a row per context of 2 tokens"),
+    ],
+)
+def test_mistakes(question, message, run_of):
+    with pytest.raises(UserError, match=message):
+        ask(run_of("ngram", NAMES), *question)
+
+
+def test_an_unknown_word_is_told_the_nearest(run_of):
+    with pytest.raises(UserError, match=r"'IT' is none .* \(did you mean 'it'\?\)"):
+        ask(run_of("bigram_embed", TEXT, tokenizer__kind="word"), "near", "IT")
+    with pytest.raises(UserError, match="--top=0"):
+        ask(run_of("ngram", NAMES), "next", "a", top=0)
+
+
+def test_the_nearest_point_the_same_way_however_long():
+    table = np.array([[1, 0], [5, 0.1], [0, 1], [-1, 0], [0, 0]], float)
+    found = neighbours.nearest(table, table[0], 5, among=range(1, 5))
+    assert [i for i, _ in found] == [1, 2, 4, 3]
+    np.testing.assert_allclose([c for _, c in found], [0.9998, 0, 0, -1], atol=1e-4)
+
+
+def test_an_analogy_is_the_fourth_corner():
+    man, woman, king, queen = [1, 0, 0.1], [0, 1, 0.1], [1, 0, 1.0], [0, 1, 1.0]
+    table = np.array([man, king, woman, queen, [0.5, 0.5, 0]])
+    direction = neighbours.analogy(table, 0, 1, 2)
+    assert neighbours.nearest(table, direction, 1, among=[3, 4])[0][0] == 3
+
+
+@given(st.integers(1, 6), st.integers(3, 5), st.integers(0, 99))
+def test_the_plane_keeps_distances_when_the_points_lie_in_one(n, c, seed):
+    rng = np.random.default_rng(seed)
+    flat = rng.normal(size=(n, 2))
+    basis, _ = np.linalg.qr(rng.normal(size=(c, 2)))
+    points, kept = neighbours.plane(flat @ basis.T + rng.normal(size=c))
+
+    def distances(p):
+        return np.linalg.norm(p[:, None] - p[None], axis=-1)
+
+    np.testing.assert_allclose(distances(points), distances(flat), atol=1e-9)
+    assert kept > 1 - 1e-9
+    np.testing.assert_array_equal(neighbours.plane(flat)[0], flat)
