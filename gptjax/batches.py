@@ -138,6 +138,7 @@ def make_rows(
     block_size: int,
     lookback: int,
     window: int,
+    slides: bool,
 ) -> dict[str, Rows]:
     """Cut every split into rows of one common width, so that one compiled program reads them all.
 
@@ -145,13 +146,13 @@ def make_rows(
       splits: name -> tokens (N,); for items as ``item_rows`` wants them.
       end_id: None for a stream; for items the token that ends one.
       block_size: of the model.
-      lookback: of the model. block_size - 1 means that it slides over rows of any length.
+      lookback: of the model.
       window: predictions per row; 0 means block_size.
+      slides: whether the model reads rows of any length, and not only of block_size places.
 
     Returns:
       name -> rows.
     """
-    slides = lookback == block_size - 1
     if end_id is None:
         window = window or block_size
         return {name: stream_rows(t, window, lookback) for name, t in splits.items()}

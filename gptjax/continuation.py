@@ -127,9 +127,7 @@ def continue_rows(
     while left > 0 and not all(row.why for row in watched):
         n = min(chunk, left)
         left -= n
-        rows = decoding.advance(
-            model, settings.window, turned, rows, settings.sampler, n, end_id
-        )
+        rows = decoding.advance(model, settings.window, turned, rows, settings.sampler, n, end_id)
         all_ids, lengths = np.asarray(rows.ids_BxL), np.asarray(rows.length_B)
         log_probs, done = np.asarray(rows.log_prob_BxL), np.array(rows.done_B)
         for b, row in enumerate(watched):
@@ -172,7 +170,7 @@ class Watched:
         if found:
             text, self.why = text[: min(found)], "stop"
             n = 0
-            while len(self._tok.decode(made[:n])) < len(text):
+            while not self._tok.decode(made[:n]).startswith(text):
                 n += 1
             made, log_probs = made[:n], log_probs[:n]
         if last and not self.why:
@@ -185,13 +183,14 @@ class Watched:
     def _sure(self, text: str) -> int:
         """How much of an unfinished text no later token can change or cut off."""
         # A character of several bytes may be half made, and shows as U+FFFD until it is whole.
-        half = len(text) - len(text.rstrip("\ufffd"))
-        sure = len(text) - min(half, 3)
+        whole = text[:-1] if text.endswith("\ufffd") else text
+        sure = len(whole)
         for stop in self._settings.stop:
-            for n in range(min(len(stop) - 1, len(text)), 0, -1):
-                if text.endswith(stop[:n]):
-                    sure = min(sure, len(text) - n)
-                    break
+            for so_far in {whole, text}:
+                for n in range(min(len(stop) - 1, len(so_far)), 0, -1):
+                    if so_far.endswith(stop[:n]):
+                        sure = min(sure, len(so_far) - n)
+                        break
         return sure
 
     def sample(self) -> Sample:

@@ -147,7 +147,9 @@ def cut(
     if not items:
         for name, tokens in splits.items():
             corpus.check_length(name, len(tokens), window + model.lookback)
-    return batches.make_rows(splits, end_id, model.block_size, model.lookback, window), characters
+    block_size, lookback = model.block_size, model.lookback
+    rows = batches.make_rows(splits, end_id, block_size, lookback, window, model.slides)
+    return rows, characters
 
 
 def _pairs(config, splits, tok, end_id):

@@ -43,8 +43,9 @@ def lock(workdir: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        line = f"cannot write to {path.parent} ({error.strerror}); choose another --workdir"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        line = f"cannot write to {path.parent} ({why}); choose another --workdir"
         raise UserError(line) from error
     us = {"pid": os.getpid(), "host": socket.gethostname()}
     us["started"] = datetime.now(UTC).isoformat(timespec="seconds")

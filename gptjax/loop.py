@@ -6,6 +6,7 @@ end at any instant and continue to the same bits, and the summary of a finished 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ class Loop:
             self.resumed = int(self.state.step)
         else:
             self.state = exp.init_state()
-        self.step = int(self.state.step)
+        self.step, self.skipped = int(self.state.step), int(self.state.skipped)
         # All rates at once: one at a time, off the compiled path, would cost a millisecond each.
         schedule = optimizer.schedule(exp.config.optim, exp.config.train.steps)
         self.rates = np.asarray(jax.vmap(schedule)(np.arange(max(1, exp.config.train.steps))))
@@ -128,12 +129,13 @@ class Loop:
             if seen.finite[i]:
                 pending.append([float(seen.loss_nats[i]), float(seen.grad_norm[i])])
             else:
+                self.skipped += 1
                 self._record_bad_step(float(seen.loss_nats[i]), "passed over")
             if self.step % LOG_EVERY == 0 and pending:
                 loss, norm = np.mean(pending, axis=0)
                 rate = float(self.rates[self.step - 1])
                 line = {"step": self.step, "loss_nats": loss, "grad_norm": norm}
-                self._write(line | {"learning_rate": rate, "skipped": int(self.state.skipped)})
+                self._write(line | {"learning_rate": rate, "skipped": self.skipped})
                 self.board.scalars(
                     self.step, {"train/loss_nats": loss, "train/learning_rate": rate}
                 )
@@ -196,6 +198,8 @@ class Loop:
         try:
             self.lines.write(record)
         except OSError as error:
+            with contextlib.suppress(UserError):
+                self.checkpoints.wait()  # the one in flight may still find room
             safe = checkpoint.last(self.workdir)
             line = (
                 f"step {self.step}: {self.workdir / runs.METRICS} cannot be written "

@@ -78,6 +78,7 @@ class TensorBoard:
     def __init__(self, folder: Path, resume_step: int | None):
         """Write to ``folder``; hide what an earlier start wrote after ``resume_step``."""
         self._writer, self.note = None, ""
+        self._threads, self._hook = set(), threading.excepthook
         try:
             from tensorboardX import SummaryWriter
         except (ImportError, TypeError):  # TypeError: its protobuf code is older than protobuf
@@ -100,6 +101,8 @@ class TensorBoard:
         except OSError as error:
             self.note = f"no TensorBoard files: {folder} cannot be written ({error.strerror})"
         self._threads = set(threading.enumerate()) - before
+        self._hook = threading.excepthook
+        threading.excepthook = self._thread_ended
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record values by tag."""
@@ -117,6 +120,12 @@ class TensorBoard:
         if self._works():
             with contextlib.suppress(OSError):  # a full disk: the view is lost, not the run
                 self._writer.close()
+        if threading.excepthook == self._thread_ended:
+            threading.excepthook = self._hook
+
+    def _thread_ended(self, args: threading.ExceptHookArgs) -> None:
+        if args.thread not in self._threads or not isinstance(args.exc_value, OSError):
+            self._hook(args)
 
     def _works(self) -> bool:
         """Whether the thread that writes still lives: on a full disk it dies, and a call hangs."""

@@ -40,9 +40,7 @@ class OptimConfig:
             known = " or ".join(SCHEDULES)
             raise UserError(f"optim.schedule={self.schedule!r} is unknown: choose {known}")
         if not 0 < self.learning_rate < math.inf:
-            raise UserError(
-                f"optim.learning_rate={self.learning_rate} must be above 0 and finite"
-            )
+            raise UserError(f"optim.learning_rate={self.learning_rate} must be above 0 and finite")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"optim.{name}={getattr(self, name)} must not be negative")

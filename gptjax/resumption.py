@@ -67,12 +67,12 @@ def take_up(exp: Experiment, workdir: Path, which: str | int = "last") -> Resume
             "or name another --workdir"
         )
     state = restored.tree["rest"].replace(params=restored.tree["params"])
-    notes = _changed_schedule(exp.config, saved.config, restored.step)
+    notes = changed_schedule(exp.config, saved.config, restored.step)
     return Resumed(state, saved.memory, restored.notices, notes)
 
 
-def _changed_schedule(ours: Config, theirs: Config, step: int) -> list[str]:
-    """One line if another train.steps means another learning rate from here on."""
+def changed_schedule(ours: Config, theirs: Config, step: int) -> list[str]:
+    """One line if another train.steps means another learning rate from ``step`` on."""
     before, now = theirs.train.steps, ours.train.steps
     if before == now or step == now or ours.optim.schedule == "constant":
         return []

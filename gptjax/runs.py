@@ -186,9 +186,10 @@ def abstract_params(model: nn.Module) -> Any:
 def summary(workdir: Path) -> dict[str, Any] | None:
     """The figures of a finished run, None where there are none to read."""
     try:
-        return json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        figures = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    return figures if isinstance(figures, dict) else None
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:

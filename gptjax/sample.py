@@ -44,6 +44,9 @@ def preview(exp: Experiment, params: Any, step: int) -> str:
 
 def main(args: Any) -> int:
     """Print continuations of the prompts."""
+    for name, most in (("max_new_tokens", 2**24), ("num_samples", 2**20), ("seed", 2**32 - 1)):
+        if (getattr(args, name) or 0) > most:
+            raise UserError(f"--{name}={getattr(args, name)} must be at most {most:,}")
     run = runs.open_run(Path(args.workdir), runs.which(args.checkpoint))
     for notice in run.notices:
         print(f"warning: {notice}", file=sys.stderr)

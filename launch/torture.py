@@ -32,11 +32,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # Once, for all the runs that are forked from here.
+import jax  # noqa: E402
 import matplotlib.backends.backend_agg  # noqa: E402, F401
 import matplotlib.figure  # noqa: E402, F401
 import orbax.checkpoint  # noqa: E402, F401
-
-import jax  # noqa: E402
 
 from gptjax import checkpoint, integrity, runs, shelf, train  # noqa: E402, F401
 from gptjax.errors import UserError  # noqa: E402

@@ -194,7 +194,7 @@ def test_the_tokens_of_a_whole_split_are_those_of_its_places(name):
 def test_every_split_of_a_run_has_rows_of_one_width():
     splits = {"train": items_to_tokens([3, 2, 5]), "val": items_to_tokens([7]), "test": None}
     splits["test"] = items_to_tokens([1])
-    rows = make_rows(splits, END, block_size=16, lookback=0, window=0)
+    rows = make_rows(splits, END, block_size=16, lookback=0, window=0, slides=False)
     assert {r.window for r in rows.values()} == {8}  # the longest item of any split, and its end
     assert {name: r.n_predicted for name, r in rows.items()} == {"train": 13, "val": 8, "test": 2}
     assert not any(r.anywhere for r in rows.values())
@@ -203,13 +203,15 @@ def test_every_split_of_a_run_has_rows_of_one_width():
 def test_a_stream_is_cut_at_the_window_or_the_block():
     splits = {"train": np.arange(50), "val": np.arange(30)}
     for window, expected in ((0, 6), (4, 4)):
-        rows = make_rows(splits, None, block_size=6, lookback=5, window=window)
+        rows = make_rows(splits, None, block_size=6, lookback=5, window=window, slides=True)
         assert {(r.window, r.lookback, r.anywhere) for r in rows.values()} == {(expected, 5, True)}
 
 
 def test_items_longer_than_the_block_continue_in_a_further_row():
     tokens = items_to_tokens([9, 2])
-    rows = make_rows({"train": tokens}, END, block_size=4, lookback=0, window=0)["train"]
+    rows = make_rows({"train": tokens}, END, block_size=4, lookback=0, window=0, slides=False)[
+        "train"
+    ]
     assert (rows.window, rows.first.tolist(), rows.count.tolist()) == (
         4,
         [0, 4, 8, 10],
@@ -223,6 +225,15 @@ def test_items_longer_than_the_block_continue_in_a_further_row():
 def test_a_sliding_model_takes_an_item_whole_up_to_the_longest_row(longest, window, lookback):
     # An item of n tokens has n + 1 predictions; a place for the past is there only when needed.
     tokens = items_to_tokens([longest, 3])
-    rows = make_rows({"train": tokens}, END, block_size=3, lookback=2, window=0)["train"]
+    rows = make_rows({"train": tokens}, END, block_size=3, lookback=2, window=0, slides=True)[
+        "train"
+    ]
     assert (rows.window, rows.lookback) == (window, lookback)
     assert batches.LONGEST_SLIDING_ROW == 64
+
+
+def test_a_model_of_one_place_that_does_not_slide_gets_rows_of_one_place():
+    tokens = items_to_tokens([9, 2])
+    for slides, window in ((False, 1), (True, 10)):
+        rows = make_rows({"a": tokens}, END, block_size=1, lookback=0, window=0, slides=slides)
+        assert rows["a"].window == window and rows["a"].n_predicted == 13

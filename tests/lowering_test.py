@@ -17,7 +17,6 @@ from gptjax.samplers import Chain, MinP, RepetitionPenalty, Temperature, TopK, T
 
 V, B, K = 65, 2, 3  # the lecture's vocabulary; rows and steps do not change what is lowered
 PLATFORMS = ("tpu", "cuda")
-RULES = (RepetitionPenalty, Temperature, TopK, TopP, MinP)
 shape = jax.ShapeDtypeStruct
 INT = shape((), jnp.int32)
 
@@ -58,20 +57,22 @@ def test_training_and_evaluation_lower_for_accelerators(lecture):
     assert nats.shape == count.shape == (K,)
 
 
-@pytest.mark.parametrize("window", decoding.WINDOWS)
-def test_generation_lowers_for_accelerators(window, lecture):
+def test_generation_lowers_for_accelerators(lecture):
     model, _, state, key = lecture
     prompts = [np.zeros(300, np.int32), np.zeros(7, np.int32)]  # one longer than the block
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(prompts)))
-    rows = jax.eval_shape(lambda keys_B: decoding.start(model, prompts, 100, keys_B), keys_B)
+    params = jax.eval_shape(decoding.turn, state.params)
 
-    def run(params, rows, rules, n, end_id):
-        sampler = Chain(tuple(rule(number) for rule, number in zip(RULES, rules, strict=True)))
-        size = decoding.bucket(300)
-        return decoding.advance(model, window, size, params, rows, sampler, n, end_id)
+    def start(params, keys_B):
+        return decoding.start(model, params, prompts, 100, keys_B)
 
-    rules = [shape((), jnp.float32)] * len(RULES)
-    for end_id in (None, INT):
-        exported = lowered(jax.jit(run), state.params, rows, rules, INT, end_id)
-        after = jax.tree.unflatten(exported.out_tree, exported.out_avals)
-        assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, rows)
+    read = lowered(jax.jit(start), params, keys_B)
+    rows = jax.eval_shape(start, params, keys_B)
+    assert [aval.shape for aval in read.out_avals] == [a.shape for a in jax.tree.leaves(rows)]
+    rules = (RepetitionPenalty, Temperature, TopK, TopP, MinP)
+    sampler = Chain(tuple(rule(shape((), jnp.float32)) for rule in rules))
+    # The programs that advance() chooses between.
+    for source in ("cache", "both", "window"):
+        drawn = lowered(decoding._draw, model, source, params, rows, sampler, INT, INT)
+        assert [aval.shape for aval in drawn.out_avals] == [a.shape for a in jax.tree.leaves(rows)]
+    lowered(decoding._refill, model, params, rows)

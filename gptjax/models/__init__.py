@@ -1,14 +1,16 @@
 """The models of the notes behind one contract.
 
 In: a ``ModelConfig``, the vocabulary size and the start token. Out: a Flax module whose
-``apply({"params": params}, x_BxT, train=False, rngs=...)`` gives logits (B, T, V), with two
-attributes: ``block_size``, the most tokens it looks at, and ``lookback``, how many tokens before
-the first of a row its first prediction would like to see (0, or block_size - 1 for the MLP).
+``apply({"params": params}, x_BxT, train=False, rngs=...)`` gives logits (B, T, V). Its attributes:
+``block_size``, the most tokens it looks at; ``lookback``, how many tokens before the first of a row
+its first prediction would like to see (0, or block_size - 1 for the MLP); ``slides``, whether T may
+be any length, or at most block_size.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Annotated
 
 from flax import linen as nn
@@ -31,8 +33,9 @@ class ModelConfig:
     """Which model, and its sizes under the notes' names."""
 
     kind: Annotated[
-        str, "bigram (table), bigram_embed (+ positions), ngram (counted), mlp, gpt, or a rung of "
-        f"the ladder: {', '.join(ladder.KINDS)}"
+        str,
+        "bigram (table), bigram_embed (+ positions), ngram (counted), mlp, gpt, or a rung of "
+        f"the ladder: {', '.join(ladder.KINDS)}",
     ] = "gpt"
     block_size: Annotated[int, "tokens of context (and of one training row of a stream)"] = 64
     n_layer: Annotated[int, "blocks of the gpt, tanh layers of the mlp"] = 4
@@ -92,12 +95,12 @@ def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
     if c.kind == "bigram_embed":
         return BigramEmbedLanguageModel(vocab_size, c.block_size, c.n_embd)
     if c.kind == "ngram":
-        rows = vocab_size**c.block_size
-        if rows * vocab_size > LARGEST_TABLE:
+        # In logarithms: the number itself may have more digits than Python writes.
+        if (c.block_size + 1) * math.log(vocab_size) > math.log(LARGEST_TABLE):
             raise UserError(
-                f"model.block_size={c.block_size} asks for a table of {rows:,} contexts x "
-                f"{vocab_size:,} tokens, and {LARGEST_TABLE:,} entries are the most: set a smaller "
-                "model.block_size"
+                f"model.block_size={c.block_size} asks for a table of {vocab_size:,}^"
+                f"{c.block_size} contexts x {vocab_size:,} tokens, and {LARGEST_TABLE:,} entries "
+                "are the most: set a smaller model.block_size"
             )
         return NGramLanguageModel(vocab_size, c.block_size, start_id)
     if c.kind in ladder.KINDS:

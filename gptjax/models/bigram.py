@@ -19,7 +19,7 @@ class BigramLanguageModel(nn.Module):
 
     vocab_size: int
     block_size = 1
-    lookback = 0
+    lookback, slides = 0, True
 
     @nn.compact
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
@@ -42,7 +42,7 @@ class BigramEmbedLanguageModel(nn.Module):
     vocab_size: int
     block_size: int
     n_embd: int
-    lookback = 0
+    lookback, slides = 0, False
 
     @nn.compact
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:

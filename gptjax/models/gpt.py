@@ -181,7 +181,7 @@ class GPTLanguageModel(nn.Module):
     activation: str = "relu"
     tie_lm_head: bool = False
     scale_residual: bool = False
-    lookback = 0
+    lookback, slides = 0, False
 
     def setup(self):
         normal = nn.initializers.normal(0.02)

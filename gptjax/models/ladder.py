@@ -30,7 +30,7 @@ class RungLanguageModel(nn.Module):
     n_head: int
     dropout: float = 0.0
     activation: str = "relu"
-    lookback = 0
+    lookback, slides = 0, False
 
     @nn.compact
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:

@@ -25,6 +25,7 @@ class MLPLanguageModel(nn.Module):
     n_hidden: int
     n_layer: int = 1
     start_id: int = 0
+    slides = True
 
     @property
     def lookback(self) -> int:

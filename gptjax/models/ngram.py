@@ -22,6 +22,7 @@ class NGramLanguageModel(nn.Module):
     vocab_size: int
     block_size: int
     start_id: int = 0
+    slides = True
 
     @property
     def lookback(self) -> int:
