@@ -134,7 +134,7 @@ class Checkpoints:
 
     def _write(self, step: int, host: dict[str, dict], meta: str, best: bool) -> None:
         unfinished = self._folder / f"{shelf.UNFINISHED}{step}"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shelf.remove(unfinished)
         try:
             unfinished.mkdir()
             for part, arrays in host.items():
@@ -146,7 +146,7 @@ class Checkpoints:
             integrity.seal(unfinished, facts)
             new = shelf.place(unfinished, step, best, self._workdir)
         except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)  # gives the space back
+            shelf.remove(unfinished)  # gives the space back
             raise
         integrity.sync_folder(self._folder)
         for old in shelf.surplus(shelf.slots(self._workdir), new, self._config.keep_last):

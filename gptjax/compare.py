@@ -170,21 +170,19 @@ def main(args: Any) -> int:
     return 0
 
 
+FLAGS = [
+    cli.Flag("workdirs", "", "folders of runs, commas between them; * stands for any"),
+    cli.Flag("ladder", False, "train the rungs of configs/ladder.py, then compare them"),
+    cli.Flag("rungs", "", "only these rungs, commas between them"),
+    cli.Flag("steps", int, "steps of every rung; the file's when not set"),
+    cli.Flag("data", "", "another text for the rungs: a corpus's name or a file's path"),
+    cli.Flag("seed", int, "of the rungs; the file's when not set"),
+    cli.Flag("out", "", "folder of the results (and rungs); runs/compare or runs/ladder"),
+    cli.Flag("markdown", False, "print the table as Markdown"),
+    cli.Flag("csv", False, "print the table as CSV"),
+    cli.Flag("checkpoint", "best", "best, last or a step"),
+]
+
+
 if __name__ == "__main__":
-    cli.run(
-        main,
-        about=__doc__,
-        config=False,
-        flags=[
-            cli.Flag("workdirs", "", "folders of runs, commas between them; * stands for any"),
-            cli.Flag("ladder", False, "train the rungs of configs/ladder.py, then compare them"),
-            cli.Flag("rungs", "", "only these rungs, commas between them"),
-            cli.Flag("steps", int, "steps of every rung; the file's when not set"),
-            cli.Flag("data", "", "another text for the rungs: a corpus's name or a file's path"),
-            cli.Flag("seed", int, "of the rungs; the file's when not set"),
-            cli.Flag("out", "", "folder of the results (and rungs); runs/compare or runs/ladder"),
-            cli.Flag("markdown", False, "print the table as Markdown"),
-            cli.Flag("csv", False, "print the table as CSV"),
-            cli.Flag("checkpoint", "best", "best, last or a step"),
-        ],
-    )
+    cli.run(main, about=__doc__, flags=FLAGS)

@@ -24,6 +24,9 @@ from gptjax.tokenizer import Tokenizer
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
 STREAM_TOKENS, STOP_TOKENS = 8, 32
 
+# A character of several bytes shows as U+FFFD at the end of a text until its last byte is made.
+HALF = "\ufffd"
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
@@ -83,7 +86,12 @@ def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> list[ja
     """Keys of n_prompts * num_samples rows: sample j of prompt i draws with (seed, i, j).
 
     So the first samples stay the same when more are asked for, or another prompt follows.
+
+    Raises:
+      UserError: a seed that is not 0 to 2**32 - 1.
     """
+    if isinstance(seed, int) and not 0 <= seed < 2**32:  # JAX would take another one for it
+        raise UserError(f"seed={seed} must be at least 0 and below 2**32")
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     of_prompt = [jax.random.fold_in(key, i) for i in range(n_prompts)]
     return [jax.random.fold_in(one, j) for one in of_prompt for j in range(num_samples)]
@@ -166,7 +174,9 @@ class Watched:
         if self._settings.items and len(made) and made[-1] == self._tok.start_id:
             made, log_probs, self.why = made[:-1], log_probs[:-1], "end"
         text = self._tok.decode(made)
-        found = [at for stop in self._settings.stop if (at := text.find(stop)) >= 0]
+        # A character half made is no U+FFFD yet that a stop string could name.
+        whole = text if last or self.why else text.removesuffix(HALF)
+        found = [at for stop in self._settings.stop if (at := whole.find(stop)) >= 0]
         if found:
             text, self.why = text[: min(found)], "stop"
             n = 0
@@ -182,8 +192,7 @@ class Watched:
 
     def _sure(self, text: str) -> int:
         """How much of an unfinished text no later token can change or cut off."""
-        # A character of several bytes may be half made, and shows as U+FFFD until it is whole.
-        whole = text[:-1] if text.endswith("\ufffd") else text
+        whole = text.removesuffix(HALF)
         sure = len(whole)
         for stop in self._settings.stop:
             for so_far in {whole, text}:

@@ -19,6 +19,7 @@ from gptjax.errors import UserError
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 64 * 2**20  # bytes: a hostile manifest must not fill the memory
 FORMAT = 1
+_LITTER = ("Thumbs.db", "desktop.ini")  # what file managers leave; like names with a dot, harmless
 
 
 class Damaged(UserError):
@@ -104,7 +105,7 @@ def verify(folder: Path, files: dict[str, list], parts: Iterable[str]) -> None:
       parts: sub-folders that are about to be read.
 
     Raises:
-      Damaged: names the first file that is missing, cut, changed or outside the folder.
+      Damaged: names the first file that is missing, cut, changed, foreign or outside the folder.
     """
     root, parts = folder.resolve(), tuple(f"{part}/" for part in parts)
     for name, (size, said) in files.items():
@@ -126,6 +127,12 @@ def verify(folder: Path, files: dict[str, list], parts: Iterable[str]) -> None:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from error
         if found != said:
             raise Damaged(f"{name} has checksum {found[:8]}, {said[:8]} was written")
+    # A file that nobody wrote might change how the others are read.
+    for path in sorted(path for part in parts for path in (folder / part).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        seen = not path.is_dir() and name not in files
+        if seen and not path.name.startswith(".") and path.name not in _LITTER:
+            raise Damaged(f"{name} was not written with it")
 
 
 def sync_folder(folder: Path) -> None:

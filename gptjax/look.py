@@ -185,16 +185,14 @@ def main(args: Any) -> int:
     return 0
 
 
+FLAGS = [
+    cli.Flag("workdir", "", "folder of the run"),
+    cli.Flag("top", int, "how many answers; 27 (next), 5 (each place) or 10 when not set"),
+    cli.Flag("every_position", False, "next: behind every place of the context"),
+    cli.Flag("out", "", "plane: the PNG; plane.png in the folder of the run when empty"),
+    cli.Flag("checkpoint", "best", "best, last or a step"),
+]
+
+
 if __name__ == "__main__":
-    cli.run(
-        main,
-        about=__doc__,
-        words="question",
-        flags=[
-            cli.Flag("workdir", "", "folder of the run"),
-            cli.Flag("top", int, "how many answers; 27 (next), 5 (each place) or 10 when not set"),
-            cli.Flag("every_position", False, "next: behind every place of the context"),
-            cli.Flag("out", "", "plane: the PNG; plane.png in the folder of the run when empty"),
-            cli.Flag("checkpoint", "best", "best, last or a step"),
-        ],
-    )
+    cli.run(main, about=__doc__, words="question", flags=FLAGS)

@@ -172,10 +172,19 @@ def delete(slot: Slot) -> None:
     gone = slot.within / f"{UNFINISHED}{slot.path.name}"
     with contextlib.suppress(OSError):  # Windows: a reader has it open; the next save tries again
         slot.path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove(gone)
 
 
 def clean(workdir: Path) -> None:
     """Delete what a writer that was killed left unfinished."""
     for left in folder(workdir).glob(UNFINISHED + "*"):
-        shutil.rmtree(left, ignore_errors=True)
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder, as far as it can be; of a link only the link."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptjax import cli, config_file, look, neighbours, runs, train
 from gptjax import config as gptjax_config
-from gptjax import config_file, look, neighbours, runs, train
 from gptjax.errors import UserError
 from gptjax.terminal import Terminal
 
@@ -173,3 +173,18 @@ def test_the_plane_keeps_distances_when_the_points_lie_in_one(n, c, seed):
     np.testing.assert_allclose(distances(points), distances(flat), atol=1e-9)
     assert kept > 1 - 1e-9
     np.testing.assert_array_equal(neighbours.plane(flat)[0], flat)
+
+
+def call(*argv):
+    return cli.call(look.main, ["look", *argv], words="question", flags=look.FLAGS)
+
+
+def test_the_question_stands_among_the_flags_in_any_order(run_of, capsys):
+    workdir = f"--workdir={run_of('ngram', NAMES)}"
+    answers = []
+    for argv in ([workdir, "--top=2", "next", "a b i"], ["next", "a b i", workdir, "--top=2"]):
+        assert call(*argv, "--nocompilation_cache") == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] and len(answers[0].splitlines()) == 2
+    assert call(workdir, "near", "--nocompilation_cache") == 2
+    assert capsys.readouterr().err == "look: near needs 1 of the model's tokens, and got 0\n"

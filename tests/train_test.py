@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import cli, decoding, evaluate, report, runs, sample, train
+from gptjax import cli, decoding, evaluate, metrics, report, runs, sample, train
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +74,7 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
     wanted = "final_train_nats final_val_nats best_val_nats best_step steps train_seconds"
     assert set(wanted.split()) | {"tokens_per_second", "params"} <= set(summary)
     assert summary["steps"] == 17
-    lines = [json.loads(line) for line in open(run / "metrics.jsonl", encoding="utf-8")]
+    lines = metrics.read(run / "metrics.jsonl")
     assert [line["step"] for line in lines if "val_nats" in line] == [0, 8, 16, 17]
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "count bigram" in done.stdout and "exact loss" in done.stdout

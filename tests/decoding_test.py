@@ -1,0 +1,266 @@
+"""The compiled loop writes what the notes' ``generate`` writes: a plain Python loop beside it.
+
+B rows, V vocabulary, W = block_size, C channels, H heads, N layers.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import decoding, models, samplers
+from gptjax.models.gpt import GPTLanguageModel
+
+V, W = 11, 6
+PLAIN = samplers.build(1.0)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@functools.cache
+def logits_of(model):
+    """The model's own forward pass, compiled for each length of its input."""
+    return jax.jit(lambda params, x: model.apply({"params": params}, x[None])[0, -1])
+
+
+def reference(model, params, ids, key, n, sampler=PLAIN, end_id=None, refill=False):
+    """Page 6, one token after the other: the last W tokens through the model, draw, append.
+
+    With ``refill`` what is visible grows from the prompt to W tokens, then starts again from W // 2
+    tokens and the last one.
+    """
+    ids, visible = [int(i) for i in ids], min(len(ids), model.block_size + 1)
+    log_probs = []
+    for _ in range(n):
+        if visible > model.block_size:
+            visible = model.block_size // 2 + 1 if refill else model.block_size
+        logits = logits_of(model)(params, jnp.asarray(ids[-visible:], jnp.int32))
+        seen = jnp.zeros((1, len(logits)), bool).at[0, jnp.asarray(ids)].set(True)
+        changed = sampler(logits[None], seen)[0]
+        ids.append(int(jax.random.categorical(jax.random.fold_in(key, len(ids)), changed)))
+        log_probs.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
+        visible += 1
+        if ids[-1] == end_id:
+            break
+    return ids, log_probs
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def run(model, params, prompts, key_B, n, window="exact", sampler=PLAIN, end_id=None, pieces=1):
+    """The engine: (ids, log-probabilities of what was made) of each row, and the last ``Rows``."""
+    turned = decoding.turn(params)
+    rows = decoding.start(model, turned, prompts, n, key_B)
+    for piece in np.array_split(np.arange(n), pieces):
+        rows = decoding.advance(model, window, turned, rows, sampler, len(piece), end_id)
+    found = []
+    for b, prompt in enumerate(prompts):
+        length = int(rows.length_B[b])
+        made = np.asarray(rows.log_prob_BxL)[b, len(prompt) : length]
+        found.append((np.asarray(rows.ids_BxL)[b, :length].tolist(), made))
+    return found, rows
+
+
+def prompts_of(*lengths, seed=3):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, V, length).astype(np.int32) for length in lengths]
+
+
+def gpt(**changes):
+    sizes = {"block_size": W, "n_embd": 12, "n_head": 3, "n_layer": 2} | changes
+    return GPTLanguageModel(vocab_size=V, **sizes)
+
+
+@pytest.fixture(scope="module")
+def trained(random_params):
+    """A model and random parameters for it, made once."""
+
+    @functools.cache
+    def make(model):
+        return model, random_params(model, np.zeros((1, 1), np.int32), std=0.5)
+
+    return make
+
+
+RAGGED = (1, 3, W, W + 1, 2 * W + 3)
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
+    size = 2 if kind == "ngram" else W
+    config = models.ModelConfig(kind, block_size=size, n_layer=2, n_head=3, n_embd=12, n_hidden=7)
+    model, params = trained(models.build(config, V, start_id=4))
+    prompts, key_B, n = prompts_of(*RAGGED), keys(len(RAGGED)), 2 * W + 2
+    found, _ = run(model, params, prompts, key_B, n)
+    for (ids, log_probs), prompt, key in zip(found, prompts, key_B, strict=True):
+        expected_ids, expected = reference(model, params, prompt, key, n)
+        assert ids == expected_ids
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 5, 8])
+@pytest.mark.parametrize("window", decoding.WINDOWS)
+def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):
+    model, params = trained(gpt(block_size=block_size))
+    prompts, n = prompts_of(1, block_size, 3 * block_size + 1), 3 * block_size + 4
+    found, _ = run(model, params, prompts, keys(3, 5), n, window)
+    for (ids, _), prompt, key in zip(found, prompts, keys(3, 5), strict=True):
+        assert ids == reference(model, params, prompt, key, n, refill=window == "refill")[0]
+
+
+def test_refill_is_exact_until_the_cache_is_full_and_then_differs(trained):
+    model, params = trained(gpt())
+    prompts, n = prompts_of(1, 2), 5 * W
+    exact, refill = (run(model, params, prompts, keys(2), n, w)[0] for w in decoding.WINDOWS)
+    for (ids, _), (quick, _) in zip(exact, refill, strict=True):
+        assert ids[: W + 1] == quick[: W + 1]
+        assert ids != quick
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"block_size": 5, "n_embd": 8, "n_head": 1, "n_layer": 1},
+        {"block_size": 13, "n_embd": 12, "n_head": 3, "n_layer": 2, "tie_lm_head": True},
+        {"block_size": 24, "n_embd": 20, "n_head": 4, "n_layer": 3, "activation": "gelu"},
+        {"block_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 4},
+    ],
+    ids=str,
+)
+def test_cached_logits_are_the_uncached_ones_token_by_token(sizes, random_params):
+    model = gpt(**sizes)
+    block, B = model.block_size, 3
+    x_BxT = np.random.default_rng(4).integers(0, V, (B, block))
+    params = random_params(model, x_BxT)
+    whole = jax.jit(lambda x: model.apply({"params": params}, x))(x_BxT)
+    decode = jax.jit(lambda x, cache: model.apply({"params": params}, x, cache, method="decode"))
+    cache = model.empty_cache(B)
+    for t in range(block):
+        logits, cache = decode(x_BxT[:, t : t + 1], cache)
+        scale = np.abs(whole[:, t]).max()
+        np.testing.assert_allclose(logits[:, 0], whole[:, t], rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_the_logits_of_one_place_are_those_of_all_places(trained):
+    model, params = trained(gpt(tie_lm_head=True))
+    x_BxT, at_B = np.random.default_rng(6).integers(0, V, (4, W)), np.array([0, W - 1, 2, 3])
+    whole = model.apply({"params": params}, x_BxT)
+    one = model.apply({"params": params}, x_BxT, at_B, method="last_logits")
+    np.testing.assert_allclose(one, whole[np.arange(4), at_B], rtol=1e-5, atol=1e-5)
+
+
+def test_heads_are_turned_there_and_back(trained):
+    _, params = trained(gpt())
+    turned = decoding.turn(params)
+    kernel = turned["blocks_1"]["sa"]["heads"]["key"]["kernel"]
+    assert kernel.shape == (12, 3, 4)
+    jax.tree.map(np.testing.assert_array_equal, decoding.turn(turned), params)
+
+
+@pytest.mark.parametrize("window", decoding.WINDOWS)
+def test_a_row_is_the_same_alone_and_among_seven(window, trained):
+    model, params = trained(gpt())
+    prompts, key_B, n = prompts_of(1, 4, 2, W + 2, W, 9, 3), keys(7, 2), 3 * W
+    together, _ = run(model, params, prompts, key_B, n, window)
+    for b in range(7):
+        alone, _ = run(model, params, prompts[b : b + 1], key_B[b : b + 1], n, window)
+        assert alone[0][0] == together[b][0]
+
+
+@pytest.mark.parametrize("window", decoding.WINDOWS)
+def test_in_pieces_is_at_once(window, trained):
+    model, params = trained(gpt())
+    prompts, n = prompts_of(2, W, W + 3), 3 * W + 1
+    whole, _ = run(model, params, prompts, keys(3), n, window)
+    parts, _ = run(model, params, prompts, keys(3), n, window, pieces=7)
+    for (ids, _), (same, _) in zip(whole, parts, strict=True):
+        assert ids == same and len(ids) in {n + 2, n + W, n + W + 3}
+
+
+@pytest.mark.parametrize("window", decoding.WINDOWS)
+def test_a_row_ends_at_its_end_token_and_the_others_go_on(window, trained):
+    model, params = trained(gpt())
+    prompts, key_B, n, end_id = prompts_of(1, 2, W + 2, 3), keys(4, 8), 4 * W, 5
+    found, rows = run(model, params, prompts, key_B, n, window, end_id=end_id, pieces=3)
+    lengths = set()
+    for (ids, _), prompt, key in zip(found, prompts, key_B, strict=True):
+        again = reference(model, params, prompt, key, n, end_id=end_id, refill=window == "refill")
+        assert ids == again[0]
+        lengths.add(len(ids) - len(prompt))
+    assert len(lengths) > 1 and min(lengths) < n
+    ended = [len(ids) - len(p) < n for (ids, _), p in zip(found, prompts, strict=True)]
+    assert all(done for done, e in zip(rows.done_B, ended, strict=True) if e)
+
+
+def test_a_penalty_sees_the_prompt_and_all_that_was_made(trained):
+    model, params = trained(gpt())
+    sampler = samplers.build(0.8, repetition_penalty=1.7)
+    (prompt,), n = prompts_of(W + 4), 2 * W
+    found, _ = run(model, params, [prompt], keys(1), n, sampler=sampler)
+    assert found[0][0] == reference(model, params, prompt, keys(1)[0], n, sampler)[0]
+    assert found[0][0] != reference(model, params, prompt, keys(1)[0], n, samplers.build(0.8))[0]
+
+
+def test_log_probabilities_are_the_models_own_whatever_the_sampler(trained):
+    model, params = trained(gpt())
+    found, _ = run(model, params, prompts_of(1), keys(1), W - 1, sampler=samplers.build(0.3, 2))
+    ids, log_probs = found[0]
+    logits = model.apply({"params": params}, jnp.asarray(ids[:-1])[None])[0]
+    expected = jax.nn.log_softmax(logits)[np.arange(W - 1), np.asarray(ids[1:])]
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_that_are_not_finite_stop_their_row_alone(trained):
+    model, params = trained(gpt())
+    table = np.array(params["position_embedding_table"]["embedding"])
+    table[4] = np.nan  # seen by a row of 5 tokens or more
+    params = params | {"position_embedding_table": {"embedding": table}}
+    _, rows = run(model, params, prompts_of(1, 3), keys(2), 3)
+    np.testing.assert_array_equal(rows.bad_B, [False, True])
+    np.testing.assert_array_equal(rows.done_B, [False, True])
+    np.testing.assert_array_equal(rows.length_B, [4, 5])
+
+
+def test_draws_have_the_distribution_of_the_model():
+    from scipy import stats
+
+    model, n = models.build(models.ModelConfig("bigram"), V), 20_000
+    table = np.random.default_rng(9).normal(size=(V, V)).astype(np.float32)
+    params = {"token_embedding_table": {"embedding": table}}
+    rows = decoding.start(model, decoding.turn(params), [np.array([3])] * n, 1, keys(n))
+    rows = decoding.advance(model, "exact", params, rows, samplers.build(1.5, 8), 1)
+    scaled = np.sort(np.exp(table[3] / 1.5))[::-1]
+    p = np.where(np.exp(table[3] / 1.5) >= scaled[7], np.exp(table[3] / 1.5), 0)
+    counts, p = np.bincount(rows.ids_BxL[:, 1], minlength=V), p / p.sum()
+    assert counts[p == 0].sum() == 0
+    assert stats.chisquare(counts[p > 0], p[p > 0] * n).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("window", decoding.WINDOWS)
+def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(window, trained):
+    model, params = trained(gpt())
+
+    def programs():
+        compiled = (decoding._draw, decoding._read_prompts, decoding._refill)
+        return [function._cache_size() for function in compiled]
+
+    def generate(lengths, n, seed, *numbers):
+        sampler = samplers.build(*numbers)
+        run(model, params, prompts_of(*lengths), keys(2, seed), n, window, sampler)
+
+    generate((1, 2), 3 * W, 0, 0.8, 5)  # cache, both, window; or cache, refill
+    before = programs()
+    generate((2, 1), 3 * W - 1, 0, 0.8, 5)
+    generate((4, 5), 3 * W, 1, 1.3, 3)
+    generate((7, 3), 3 * W + 2, 2, 0, 1)
+    assert programs() == before
+    run(model, params, prompts_of(1, 2, 3), keys(3), 2, window)  # the other number of rows is a program of its own,
+    assert programs() != before  # so this test can fail
+
+
+def test_buckets_are_powers_of_two():
+    assert [decoding.bucket(n) for n in (1, 16, 17, 32, 33, 1000)] == [16, 16, 32, 32, 64, 1024]
