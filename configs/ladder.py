@@ -47,7 +47,7 @@ def get_config(rung="gpt"):
         config.optim.learning_rate = 1e-2
     if rung == "gpt":
         config.model.update(n_embd=64, n_layer=4, block_size=32, dropout=0.05)
-        config.train.batch_size = 16
+        config.train.update(batch_size=16, eval_iters=50)
     config.sample.update(max_new_tokens=100, temperature=1.0)
     config.expected = {"tinyshakespeare": BANDS[rung]}
     return config

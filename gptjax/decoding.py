@@ -80,7 +80,7 @@ def start(
         ids_BxL=jnp.asarray(ids_BxL),
         length_B=jnp.asarray([len(prompt) for prompt in prompts], jnp.int32),
         log_prob_BxL=jnp.zeros(ids_BxL.shape, jnp.float32),
-        key_B=key_B,
+        key_B=jnp.copy(key_B),  # the rows are donated, the caller's keys are not
         done_B=jnp.zeros(B, bool),
         bad_B=jnp.zeros(B, bool),
         cache=None,

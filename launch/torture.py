@@ -15,6 +15,7 @@ import collections
 import json
 import os
 import random
+import resource
 import runpy
 import shutil
 import signal
@@ -251,7 +252,9 @@ def main() -> int:
             for verdict, count in sorted(table.items()):
                 print(f"{what:<8} {count:>4}  {verdict}")
                 failed += count * (not verdict.startswith(("equal", "detected", "harmless")))
-    print(f"{failed} failed; seed {args.seed}, {time.monotonic() - began:.0f} s")
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = f"{time.monotonic() - began:.0f} s, {spent.ru_utime + spent.ru_stime:.0f} s of CPU"
+    print(f"{failed} failed; seed {args.seed}, {seconds}")
     return int(failed > 0)
 
 

@@ -213,7 +213,7 @@ def command_line(name: str, argv: str, world: Path) -> list[str]:
         return given
     base = {"data.path": world / "words.txt", "data.kind": "stream"}
     base |= {"model.kind": "bigram", "model.block_size": 6}
-    base |= {"model.n_layer": 2, "model.n_head": 2, "model.n_embd": 6, "model.n_hidden": 7}
+    base |= {"model.n_layer": 1, "model.n_head": 2, "model.n_embd": 6, "model.n_hidden": 7}
     base |= {"train.steps": 3, "train.batch_size": 4, "train.eval_every": 7, "train.eval_iters": 2}
     base |= {"train.chunk_steps": 5, "optim.learning_rate": 0.02, "optim.warmup_steps": 3}
     base |= {"sample.max_new_tokens": 9, "sample.temperature": 1.0, "optim.weight_decay": 0.01}

@@ -20,9 +20,15 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @functools.cache
-def logits_of(model):
-    """The model's own forward pass, compiled for each length of its input."""
-    return jax.jit(lambda params, x: model.apply({"params": params}, x[None])[0, -1])
+def one_more(model):
+    """Logits behind the first ``t`` tokens of a window, and the draw, compiled once."""
+
+    def draw(params, x_W, t, key, sampler, seen_V):
+        logits_V = model.apply({"params": params}, x_W[None])[0, t - 1]
+        drawn = jax.random.categorical(key, sampler(logits_V[None], seen_V[None])[0])
+        return drawn, jax.nn.log_softmax(logits_V)[drawn]
+
+    return jax.jit(draw)
 
 
 def reference(model, params, ids, key, n, sampler=PLAIN, end_id=None, refill=False):
@@ -31,16 +37,20 @@ def reference(model, params, ids, key, n, sampler=PLAIN, end_id=None, refill=Fal
     With ``refill`` what is visible grows from the prompt to W tokens, then starts again from W // 2
     tokens and the last one.
     """
-    ids, visible = [int(i) for i in ids], min(len(ids), model.block_size + 1)
+    size = model.block_size
+    ids, visible = [int(i) for i in ids], min(len(ids), size + 1)
     log_probs = []
     for _ in range(n):
-        if visible > model.block_size:
-            visible = model.block_size // 2 + 1 if refill else model.block_size
-        logits = logits_of(model)(params, jnp.asarray(ids[-visible:], jnp.int32))
-        seen = jnp.zeros((1, len(logits)), bool).at[0, jnp.asarray(ids)].set(True)
-        changed = sampler(logits[None], seen)[0]
-        ids.append(int(jax.random.categorical(jax.random.fold_in(key, len(ids)), changed)))
-        log_probs.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
+        if visible > size:
+            visible = size // 2 + 1 if refill else size
+        # Filled up behind with a token that the engine never puts there: nobody looks at it.
+        x_W = np.array((ids[-visible:] + [V - 1] * size)[:size], np.int32)
+        seen_V = np.isin(np.arange(V), ids)
+        key_of_token = jax.random.fold_in(key, len(ids))
+        t = min(visible, size)
+        drawn, log_prob = one_more(model)(params, x_W, t, key_of_token, sampler, seen_V)
+        ids.append(int(drawn))
+        log_probs.append(float(log_prob))
         visible += 1
         if ids[-1] == end_id:
             break
@@ -102,7 +112,7 @@ def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
         np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 5, 8])
+@pytest.mark.parametrize("block_size", [1, 2, 5])
 @pytest.mark.parametrize("window", decoding.WINDOWS)
 def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):
     model, params = trained(gpt(block_size=block_size))
@@ -216,13 +226,16 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampler(trained):
 
 def test_logits_that_are_not_finite_stop_their_row_alone(trained):
     model, params = trained(gpt())
-    table = np.array(params["position_embedding_table"]["embedding"])
-    table[4] = np.nan  # seen by a row of 5 tokens or more
-    params = params | {"position_embedding_table": {"embedding": table}}
-    _, rows = run(model, params, prompts_of(1, 3), keys(2), 3)
+    clean = run(model, params, [np.array([1])], keys(2)[:1], 3)[0][0]
+    broken = next(i for i in range(2, V) if i not in clean[0])
+    table = np.array(params["token_embedding_table"]["embedding"])
+    table[broken] = np.nan
+    params = params | {"token_embedding_table": {"embedding": table}}
+    prompts = [np.array([1]), np.array([2, broken, 2])]
+    found, rows = run(model, params, prompts, keys(2), 3)
     np.testing.assert_array_equal(rows.bad_B, [False, True])
     np.testing.assert_array_equal(rows.done_B, [False, True])
-    np.testing.assert_array_equal(rows.length_B, [4, 5])
+    assert found[0][0] == clean[0] and found[1][0] == [2, broken, 2]
 
 
 def test_draws_have_the_distribution_of_the_model():
@@ -233,8 +246,8 @@ def test_draws_have_the_distribution_of_the_model():
     params = {"token_embedding_table": {"embedding": table}}
     rows = decoding.start(model, decoding.turn(params), [np.array([3])] * n, 1, keys(n))
     rows = decoding.advance(model, "exact", params, rows, samplers.build(1.5, 8), 1)
-    scaled = np.sort(np.exp(table[3] / 1.5))[::-1]
-    p = np.where(np.exp(table[3] / 1.5) >= scaled[7], np.exp(table[3] / 1.5), 0)
+    weights = np.exp(table[3].astype(np.float64) / 1.5)
+    p = np.where(weights >= np.sort(weights)[-8], weights, 0)
     counts, p = np.bincount(rows.ids_BxL[:, 1], minlength=V), p / p.sum()
     assert counts[p == 0].sum() == 0
     assert stats.chisquare(counts[p > 0], p[p > 0] * n).pvalue > 1e-4
@@ -258,8 +271,8 @@ def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(windo
     generate((4, 5), 3 * W, 1, 1.3, 3)
     generate((7, 3), 3 * W + 2, 2, 0, 1)
     assert programs() == before
-    run(model, params, prompts_of(1, 2, 3), keys(3), 2, window)  # the other number of rows is a program of its own,
-    assert programs() != before  # so this test can fail
+    run(model, params, prompts_of(*[1] * 5), keys(5), 2, window)  # more rows: a program of its own,
+    assert programs() != before  # so that this test can fail
 
 
 def test_buckets_are_powers_of_two():

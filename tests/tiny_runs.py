@@ -38,7 +38,7 @@ def config(text: Path, kind: str = "bigram", **changes):
     c.name = f"tiny-{kind}"
     c.data.update(path=str(text), kind="items" if kind == "mlp" else "stream")
     sizes = {"ngram": 2, "mlp": 3}
-    c.model.update(kind=kind, block_size=sizes.get(kind, 6), n_layer=2, n_head=2, n_embd=6)
+    c.model.update(kind=kind, block_size=sizes.get(kind, 6), n_layer=1, n_head=2, n_embd=6)
     c.model.update(n_hidden=7, dropout=0.2 if kind == "gpt" else 0.0)
     c.train.update(steps=STEPS, batch_size=4, eval_every=EVAL_EVERY, eval_iters=2, chunk_steps=5)
     c.optim.update(learning_rate=0.02, warmup_steps=3)
