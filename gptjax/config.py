@@ -167,7 +167,10 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 def _typed(value: Any, kind: type, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UserError(f"{path} is a number of {len(str(value))} digits") from error
     # bool is a subclass of int: n_layer=True is a mistake, not a 1.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{path}={value!r} is {type(value).__name__}, must be {kind.__name__}")

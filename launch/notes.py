@@ -26,8 +26,8 @@ In jupytext's percent format; a test runs every cell, with smaller settings.
 DATA = "tinyshakespeare"  # a corpus's name, or the path of a UTF-8 text file of your own
 NAMES = "names"  # a list of names: a corpus's name, or the path of a file, one name a line
 RUNGS = "bigram,embed,head,multihead,ffwd,blocks"  # of the ladder
-LADDER_STEPS = 1500  # steps of each rung; the lecture's 5000 takes three minutes more
-GPT_STEPS = 2500  # steps of the GPT at the end
+LADDER_STEPS = 2500  # steps of each rung; the lecture takes 5000
+GPT_STEPS = 3500  # steps of the GPT at the end
 GPT_FIELDS = []  # any field of its config, such as "--config.model.n_layer=6"
 PROMPT = "ROMEO:"  # what the GPT goes on from
 FOLDER = "runs/notes"  # where the runs live; a run that is there is not trained again

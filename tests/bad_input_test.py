@@ -125,6 +125,7 @@ CASES = [
     wrong("train", "optim.learning_rate=0", "optim.learning_rate=0", "above 0"),
     wrong("train", "optim.learning_rate=nan", "optim.learning_rate=nan", "above 0"),
     wrong("train", "optim.learning_rate=inf", "optim.learning_rate=inf", "above 0"),
+    wrong("train", f"optim.eps={10**400}", "optim.eps", "above 0"),
     wrong("train", "optim.beta2=1", "optim.beta2=1", "[0, 1)"),
     wrong("train", "optim.weight_decay=-1", "optim.weight_decay=-1", "negative"),
     wrong("train", "optim.clip_norm=nan", "optim.clip_norm=nan", "negative"),

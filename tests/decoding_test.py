@@ -96,7 +96,9 @@ def trained(random_params):
     return make
 
 
-RAGGED = (1, 3, W, W + 1, 2 * W + 3)
+# Prompts shorter and longer than the context. Seven rows and a buffer of 32 places in most tests:
+# they share their compiled programs.
+RAGGED, N_NEW = (1, 3, W, W + 1, 2 * W + 3, 4, 2), 2 * W + 5
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
@@ -104,31 +106,31 @@ def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
     size = 2 if kind == "ngram" else W
     config = models.ModelConfig(kind, block_size=size, n_layer=2, n_head=3, n_embd=12, n_hidden=7)
     model, params = trained(models.build(config, V, start_id=4))
-    prompts, key_B, n = prompts_of(*RAGGED), keys(len(RAGGED)), 2 * W + 2
-    found, _ = run(model, params, prompts, key_B, n)
+    prompts, key_B = prompts_of(*RAGGED), keys(7)
+    found, _ = run(model, params, prompts, key_B, N_NEW)
     for (ids, log_probs), prompt, key in zip(found, prompts, key_B, strict=True):
-        expected_ids, expected = reference(model, params, prompt, key, n)
-        assert ids == expected_ids
+        expected_ids, expected = reference(model, params, prompt, key, N_NEW)
+        assert ids == expected_ids and len(ids) == len(prompt) + N_NEW
         np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 5])
+@pytest.mark.parametrize("block_size", [1, 5, W])
 @pytest.mark.parametrize("window", decoding.WINDOWS)
 def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):
-    model, params = trained(gpt(block_size=block_size))
-    prompts, n = prompts_of(1, block_size, 3 * block_size + 1), 3 * block_size + 4
-    found, _ = run(model, params, prompts, keys(3, 5), n, window)
-    for (ids, _), prompt, key in zip(found, prompts, keys(3, 5), strict=True):
-        assert ids == reference(model, params, prompt, key, n, refill=window == "refill")[0]
+    model, params = trained(gpt(block_size=block_size, n_layer=2 if block_size == W else 1))
+    prompts = prompts_of(*RAGGED, seed=7)
+    found, _ = run(model, params, prompts, keys(7, 5), N_NEW, window)
+    for (ids, _), prompt, key in zip(found, prompts, keys(7, 5), strict=True):
+        assert ids == reference(model, params, prompt, key, N_NEW, refill=window == "refill")[0]
 
 
 def test_refill_is_exact_until_the_cache_is_full_and_then_differs(trained):
     model, params = trained(gpt())
-    prompts, n = prompts_of(1, 2), 5 * W
-    exact, refill = (run(model, params, prompts, keys(2), n, w)[0] for w in decoding.WINDOWS)
-    for (ids, _), (quick, _) in zip(exact, refill, strict=True):
-        assert ids[: W + 1] == quick[: W + 1]
-        assert ids != quick
+    prompts = prompts_of(*RAGGED)
+    exact, refill = (run(model, params, prompts, keys(7), N_NEW, w)[0] for w in decoding.WINDOWS)
+    for b in (0, 1, 5, 6):  # the prompts shorter than the context
+        assert exact[b][0][: W + 1] == refill[b][0][: W + 1]
+    assert all(exact[b][0] != refill[b][0] for b in range(7))
 
 
 @pytest.mark.parametrize(
@@ -156,10 +158,14 @@ def test_cached_logits_are_the_uncached_ones_token_by_token(sizes, random_params
 
 
 def test_the_logits_of_one_place_are_those_of_all_places(trained):
-    model, params = trained(gpt(tie_lm_head=True))
+    model, params = trained(gpt())
     x_BxT, at_B = np.random.default_rng(6).integers(0, V, (4, W)), np.array([0, W - 1, 2, 3])
-    whole = model.apply({"params": params}, x_BxT)
-    one = model.apply({"params": params}, x_BxT, at_B, method="last_logits")
+    whole, one = jax.jit(
+        lambda params, *at: (
+            model.apply({"params": params}, x_BxT),
+            model.apply({"params": params}, x_BxT, *at, method="last_logits"),
+        )
+    )(params, at_B)
     np.testing.assert_allclose(one, whole[np.arange(4), at_B], rtol=1e-5, atol=1e-5)
 
 
@@ -174,68 +180,64 @@ def test_heads_are_turned_there_and_back(trained):
 @pytest.mark.parametrize("window", decoding.WINDOWS)
 def test_a_row_is_the_same_alone_and_among_seven(window, trained):
     model, params = trained(gpt())
-    prompts, key_B, n = prompts_of(1, 4, 2, W + 2, W, 9, 3), keys(7, 2), 3 * W
-    together, _ = run(model, params, prompts, key_B, n, window)
+    prompts, key_B = prompts_of(*RAGGED), keys(7, 2)
+    together, _ = run(model, params, prompts, key_B, N_NEW, window)
     for b in range(7):
-        alone, _ = run(model, params, prompts[b : b + 1], key_B[b : b + 1], n, window)
+        alone, _ = run(model, params, prompts[b : b + 1], key_B[b : b + 1], 17, window)
         assert alone[0][0] == together[b][0]
 
 
 @pytest.mark.parametrize("window", decoding.WINDOWS)
 def test_in_pieces_is_at_once(window, trained):
     model, params = trained(gpt())
-    prompts, n = prompts_of(2, W, W + 3), 3 * W + 1
-    whole, _ = run(model, params, prompts, keys(3), n, window)
-    parts, _ = run(model, params, prompts, keys(3), n, window, pieces=7)
-    for (ids, _), (same, _) in zip(whole, parts, strict=True):
-        assert ids == same and len(ids) in {n + 2, n + W, n + W + 3}
+    prompts = prompts_of(*RAGGED)
+    whole, _ = run(model, params, prompts, keys(7), N_NEW, window)
+    parts, _ = run(model, params, prompts, keys(7), N_NEW, window, pieces=6)
+    assert [ids for ids, _ in whole] == [ids for ids, _ in parts]
 
 
 @pytest.mark.parametrize("window", decoding.WINDOWS)
 def test_a_row_ends_at_its_end_token_and_the_others_go_on(window, trained):
     model, params = trained(gpt())
-    prompts, key_B, n, end_id = prompts_of(1, 2, W + 2, 3), keys(4, 8), 4 * W, 5
-    found, rows = run(model, params, prompts, key_B, n, window, end_id=end_id, pieces=3)
-    lengths = set()
+    prompts, key_B, end_id = prompts_of(*RAGGED), keys(7, 8), 5
+    found, rows = run(model, params, prompts, key_B, N_NEW, window, end_id=end_id, pieces=3)
+    made = []
     for (ids, _), prompt, key in zip(found, prompts, key_B, strict=True):
-        again = reference(model, params, prompt, key, n, end_id=end_id, refill=window == "refill")
+        again = reference(
+            model, params, prompt, key, N_NEW, end_id=end_id, refill=window == "refill"
+        )
         assert ids == again[0]
-        lengths.add(len(ids) - len(prompt))
-    assert len(lengths) > 1 and min(lengths) < n
-    ended = [len(ids) - len(p) < n for (ids, _), p in zip(found, prompts, strict=True)]
-    assert all(done for done, e in zip(rows.done_B, ended, strict=True) if e)
+        made.append(len(ids) - len(prompt))
+    assert len(set(made)) > 2  # they end at different times
+    ended = [ids[-1] == end_id for ids, _ in found]
+    np.testing.assert_array_equal(rows.done_B, ended)
 
 
-def test_a_penalty_sees_the_prompt_and_all_that_was_made(trained):
+@pytest.mark.parametrize(
+    "sampler", [samplers.build(0.3, 2), samplers.build(0.8, repetition_penalty=1.7)]
+)
+def test_a_sampler_sees_prompt_and_text_and_leaves_the_log_probabilities_alone(sampler, trained):
     model, params = trained(gpt())
-    sampler = samplers.build(0.8, repetition_penalty=1.7)
-    (prompt,), n = prompts_of(W + 4), 2 * W
-    found, _ = run(model, params, [prompt], keys(1), n, sampler=sampler)
-    assert found[0][0] == reference(model, params, prompt, keys(1)[0], n, sampler)[0]
-    assert found[0][0] != reference(model, params, prompt, keys(1)[0], n, samplers.build(0.8))[0]
-
-
-def test_log_probabilities_are_the_models_own_whatever_the_sampler(trained):
-    model, params = trained(gpt())
-    found, _ = run(model, params, prompts_of(1), keys(1), W - 1, sampler=samplers.build(0.3, 2))
-    ids, log_probs = found[0]
-    logits = model.apply({"params": params}, jnp.asarray(ids[:-1])[None])[0]
-    expected = jax.nn.log_softmax(logits)[np.arange(W - 1), np.asarray(ids[1:])]
-    np.testing.assert_allclose(log_probs, expected, rtol=1e-5, atol=1e-6)
+    prompts, key_B = prompts_of(*RAGGED), keys(7, 6)
+    found, _ = run(model, params, prompts, key_B, N_NEW, sampler=sampler)
+    for (ids, log_probs), prompt, key in zip(found, prompts, key_B, strict=True):
+        expected_ids, expected = reference(model, params, prompt, key, N_NEW, sampler)
+        assert ids == expected_ids
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_logits_that_are_not_finite_stop_their_row_alone(trained):
     model, params = trained(gpt())
-    clean = run(model, params, [np.array([1])], keys(2)[:1], 3)[0][0]
-    broken = next(i for i in range(2, V) if i not in clean[0])
+    prompts = [np.array([1, b]) for b in range(7)]
+    clean, _ = run(model, params, prompts, keys(7), 17)
+    broken = next(i for i in range(2, V) if i not in clean[0][0])
     table = np.array(params["token_embedding_table"]["embedding"])
     table[broken] = np.nan
     params = params | {"token_embedding_table": {"embedding": table}}
-    prompts = [np.array([1]), np.array([2, broken, 2])]
-    found, rows = run(model, params, prompts, keys(2), 3)
-    np.testing.assert_array_equal(rows.bad_B, [False, True])
-    np.testing.assert_array_equal(rows.done_B, [False, True])
-    assert found[0][0] == clean[0] and found[1][0] == [2, broken, 2]
+    prompts[3] = np.array([2, broken, 2])
+    found, rows = run(model, params, prompts, keys(7), 17)
+    assert rows.bad_B[3] and rows.done_B[3] and found[3][0] == [2, broken, 2]
+    assert not rows.bad_B[0] and found[0][0] == clean[0][0]
 
 
 def test_draws_have_the_distribution_of_the_model():
@@ -263,15 +265,15 @@ def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(windo
 
     def generate(lengths, n, seed, *numbers):
         sampler = samplers.build(*numbers)
-        run(model, params, prompts_of(*lengths), keys(2, seed), n, window, sampler)
+        run(model, params, prompts_of(*lengths), keys(7, seed), n, window, sampler)
 
-    generate((1, 2), 3 * W, 0, 0.8, 5)  # cache, both, window; or cache, refill
+    generate(RAGGED, 17, 0, 0.8, 5)  # cache, both, window; or cache, refill
     before = programs()
-    generate((2, 1), 3 * W - 1, 0, 0.8, 5)
-    generate((4, 5), 3 * W, 1, 1.3, 3)
-    generate((7, 3), 3 * W + 2, 2, 0, 1)
+    generate(RAGGED[::-1], 16, 0, 0.8, 5)
+    generate((4, 5, 6, 1, 2, 3, 14), 18, 1, 1.3, 3)
+    generate((7, 3, 11, 1, 2, 9, 1), 20, 2, 0, 1)
     assert programs() == before
-    run(model, params, prompts_of(*[1] * 5), keys(5), 2, window)  # more rows: a program of its own,
+    run(model, params, prompts_of(1, 2), keys(2), 2, window)  # two rows: a program of their own,
     assert programs() != before  # so that this test can fail
 
 

@@ -49,11 +49,11 @@ def stop_and_go_on(config, workdir, monkeypatch, stops):
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_every_model_continues_to_the_same_bits(kind, text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text, kind)
-    stop_and_go_on(config, tmp_path, monkeypatch, [3, 16])
+    stop_and_go_on(config, tmp_path, monkeypatch, [9])
     assert outcome(config, tmp_path) == whole(config)[1]
 
 
-@pytest.mark.parametrize("stop", [1, 2, 6, 7, 8, 10, 13, 20, 22, 23])
+@pytest.mark.parametrize("stop", [1, 6, 7, 13, 22, 23])
 def test_a_run_may_stop_behind_any_step_the_last_one_too(stop, text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text)
     stop_and_go_on(config, tmp_path, monkeypatch, [stop])
@@ -106,7 +106,7 @@ def moments(*calls: int):
             yield pytest.param(owner, name, call, True, id=f"after {name} {call}")
 
 
-@pytest.mark.parametrize("owner, name, call, after", list(moments(1, 2, 5)))
+@pytest.mark.parametrize("owner, name, call, after", list(moments(1, 4)))
 def test_no_line_is_lost_or_doubled_wherever_it_dies(
     owner, name, call, after, text, whole, tmp_path, monkeypatch
 ):
