@@ -8,6 +8,7 @@ text is the same as without, since nothing but (seed, prompt, sample) decides it
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -39,8 +40,10 @@ class SampleConfig:
     def __post_init__(self):
         if self.max_new_tokens < 0:
             raise UserError(f"sample.max_new_tokens={self.max_new_tokens} must not be negative")
-        if not self.temperature >= 0:
-            raise UserError(f"sample.temperature={self.temperature} must not be negative")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(
+                f"sample.temperature={self.temperature} must not be negative or infinite"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,7 @@ def continue_rows(
     keys: Sequence[jax.Array],
     settings: Settings,
     on_text: Callable[[int, str], None] | None = None,
+    cached: bool = True,
 ) -> list[Sample]:
     """Continue a prompt per row, all rows in one batch.
 
@@ -114,6 +118,7 @@ def continue_rows(
       keys: a PRNG key per row; with its prompt it alone decides the row's text.
       settings: how.
       on_text: called with (row, new text) as soon as text is sure to stay.
+      cached: see ``decoding.start``.
 
     Returns:
       A sample per row.
@@ -126,7 +131,8 @@ def continue_rows(
         Watched(tok, len(row), settings, prompt) for row, prompt in zip(ids, prompts, strict=True)
     ]
     turned = decoding.turn(params)
-    rows = decoding.start(model, turned, ids, settings.max_new_tokens, jnp.stack(keys))
+    key_B = jnp.stack(keys)
+    rows = decoding.start(model, turned, ids, settings.max_new_tokens, key_B, cached)
     chunk = settings.max_new_tokens
     if on_text or settings.stop:
         chunk = min(chunk, STREAM_TOKENS if on_text else STOP_TOKENS)

@@ -47,7 +47,6 @@ def bucket(n: int, least: int = 16) -> int:
     return 1 << (max(n, least) - 1).bit_length()
 
 
-@jax.jit
 def turn(params: Any) -> Any:
     """Lay the weights of all heads (H, C, K) as (C, H, K), or back.
 
@@ -58,7 +57,12 @@ def turn(params: Any) -> Any:
 
 
 def start(
-    model: nn.Module, turned: Any, prompts: Sequence[np.ndarray], max_new_tokens: int, key_B
+    model: nn.Module,
+    turned: Any,
+    prompts: Sequence[np.ndarray],
+    max_new_tokens: int,
+    key_B: jax.Array,
+    cached: bool = True,
 ) -> Rows:
     """Lay prompts of any lengths into one buffer with room behind them; a GPT reads them.
 
@@ -68,6 +72,8 @@ def start(
       prompts: ids of each row, at least one.
       max_new_tokens: the most that ``advance`` may add.
       key_B: a PRNG key per row.
+      cached: whether a GPT keeps keys and values; without, it computes its window for each token,
+        which takes one program instead of three.
 
     Returns:
       The rows, L a power of two.
@@ -85,7 +91,7 @@ def start(
         bad_B=jnp.zeros(B, bool),
         cache=None,
     )
-    if not hasattr(model, "empty_cache"):
+    if not (cached and hasattr(model, "empty_cache")):
         return rows
     read = ids_BxL[:, : min(bucket(longest), model.block_size)]
     return rows.replace(cache=_read_prompts(model, turned, read, rows.length_B))
@@ -117,7 +123,7 @@ def advance(
     Returns:
       The rows, longer.
     """
-    end = jnp.int32(-1 if end_id is None else end_id)
+    end = None if end_id is None else jnp.int32(end_id)
     # A program for each of the three, and not one that asks at every token which it is: a branch
     # around the cache would copy it.
     while n > 0:
@@ -150,13 +156,20 @@ def _plan(model, window: str, rows: Rows, n: int) -> tuple[str, int]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _draw(model, source: str, turned, rows: Rows, sampler: Chain, n, end_id) -> Rows:
-    """Up to n tokens, in one loop; names end after a few, and it ends with the longest."""
+    """Up to n tokens in one loop."""
 
+    def one(_, rows):
+        return _one_token(model, source, turn(turned), rows, sampler, end_id)
+
+    if end_id is None:
+        return jax.lax.fori_loop(0, n, one, rows)
+
+    # Names end after a few tokens: the loop ends with the longest.
     def going(carry):
         return (carry[0] < n) & ~carry[1].done_B.all()
 
     def body(carry):
-        return carry[0] + 1, _one_token(model, source, turn(turned), carry[1], sampler, end_id)
+        return carry[0] + 1, one(*carry)
 
     return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
 
@@ -182,7 +195,7 @@ def _one_token(model, source: str, params, rows: Rows, sampler: Chain, end_id) -
         ids_BxL=rows.ids_BxL.at[row_B, place_B].set(drawn_B, mode="drop"),
         log_prob_BxL=rows.log_prob_BxL.at[row_B, place_B].set(log_prob_B, mode="drop"),
         length_B=rows.length_B + grows_B,
-        done_B=rows.done_B | bad_B | (drawn_B == end_id),
+        done_B=rows.done_B | bad_B | (False if end_id is None else drawn_B == end_id),
         bad_B=rows.bad_B | bad_B,
         cache=cache,
     )
@@ -210,7 +223,7 @@ def _window_logits(model, params, rows: Rows) -> jax.Array:
     x_BxW = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (W,)))(rows.ids_BxL, start_B)
     # Places behind the text hold nothing yet; a causal model does not look at them.
     last_B = rows.length_B - 1 - start_B
-    if rows.cache is not None:
+    if hasattr(model, "last_logits"):
         return model.apply({"params": params}, x_BxW, last_B, method="last_logits")
     return model.apply({"params": params}, x_BxW)[jnp.arange(len(last_B)), last_B]
 

@@ -1,7 +1,8 @@
-"""Evaluate a run: the exact loss over a whole split, beside the counted bigram's.
+"""Evaluate a run: the exact loss over a whole split, beside the counted bigram's, or over any text.
 
     python -m gptjax.evaluate --workdir=runs/gpt-small
     python -m gptjax.evaluate --workdir=runs/gpt-small --split=train --json
+    python -m gptjax.evaluate --workdir=runs/gpt-small --text_file=letter.txt --per_token
 
 In: a work folder. Out: nats and bits per token and per character, perplexity, count of tokens.
 """
@@ -18,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import batches, cli, counts, experiment, runs, sharding
+from gptjax import batches, cli, counts, experiment, runs, scoring, sharding
 from gptjax.batches import Batch
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
 from gptjax.terminal import Terminal
+from gptjax.texts import read_text
 
 
 def estimate_loss(exp: Experiment, params: Any, split: str) -> float:
@@ -98,9 +100,37 @@ def figures(nats_per_token: float, tokens: int, characters: int) -> dict[str, fl
 
 
 def main(args: Any) -> int:
-    """Print one split's loss as a table, or as JSON."""
+    """Print the loss over one split, or over a text, as a table or as JSON."""
+    if args.per_token and not args.text_file:
+        raise UserError("--per_token shows the tokens of a text: name it with --text_file")
+    if args.text_file and args.split is not None:
+        raise UserError("--text_file and --split are two texts: give one of them")
     workdir = Path(args.workdir)
     run = runs.open_run(workdir, runs.which(args.checkpoint))
+    with Terminal(sys.stderr if args.json else None) as terminal:
+        for notice in run.notices:
+            terminal.warn(notice)
+        measured = (
+            _of_text(run, args.text_file, args.per_token)
+            if args.text_file
+            else _of_split(run, args.split or "val", terminal.busy)
+        )
+    report = {"workdir": str(workdir), "step": run.step} | measured
+    if args.json:
+        print(json.dumps(report, ensure_ascii=False))
+        return 0
+    tokens = report.pop("per_token", [])
+    for name, value in report.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
+        print(f"{name.replace('_', ' '):<28} {shown}")
+    if tokens:
+        print(f"\n{'row':>6} {'token':<12} {'probability':>11} {'nats':>8} {'rank':>6}")
+    for token in tokens:
+        print("{row:>6} {text:<12} {probability:>11.6f} {nats:>8.4f} {rank:>6}".format_map(token))
+    return 0
+
+
+def _of_split(run: runs.Run, split: str, busy: Callable[[str, int, int], None]) -> dict[str, Any]:
     exp = experiment.build(run.config, run.tokenizer)
     if exp.corpus.sha256 != run.meta["data"]["sha256"]:
         raise UserError(
@@ -108,36 +138,56 @@ def main(args: Any) -> int:
             f"{exp.corpus.sha256[:8]} now, {run.meta['data']['sha256'][:8]} then): restore the "
             "file, or train again"
         )
-    if args.split not in exp.rows:
-        raise UserError(f"--split={args.split!r} is unknown: choose {', '.join(exp.rows)}")
+    if split not in exp.rows:
+        raise UserError(f"--split={split!r} is unknown: choose {', '.join(exp.rows)}")
     params = jax.device_put(run.params, sharding.replicated(exp.mesh))
-    with Terminal(sys.stderr if args.json else None) as terminal:
-        for notice in run.notices:
-            terminal.warn(notice)
-        nats = exact_loss(exp, params, args.split, terminal.busy)
-    rows = exp.rows[args.split]
-    report = {"workdir": str(workdir), "step": run.step, "split": args.split}
-    report |= figures(nats, rows.n_predicted, exp.characters[args.split])
+    nats = exact_loss(exp, params, split, busy)
+    rows = exp.rows[split]
     bigram = counts.count_bigram(exp.rows["train"].counted, run.tokenizer.vocab_size)
-    report["count_bigram_nats_per_token"] = bigram.nats(rows.counted)
-    if args.json:
-        print(json.dumps(report))
-    else:
-        for name, value in report.items():
-            shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
-            print(f"{name.replace('_', ' '):<28} {shown}")
-    return 0
+    return {
+        "split": split,
+        **figures(nats, rows.n_predicted, exp.characters[split]),
+        "count_bigram_nats_per_token": bigram.nats(rows.counted),
+    }
 
+
+def _of_text(run: runs.Run, text_file: str, per_token: bool) -> dict[str, Any]:
+    if run.config.train.neighbours:
+        raise UserError(
+            f"this run learnt neighbours (train.neighbours={run.config.train.neighbours}), not "
+            "what comes next: its score of a text would mean nothing"
+        )
+    # The config's block_size, not the model's: the rows that the run learnt from.
+    window = run.config.train.window or run.config.model.block_size
+    tok, model = run.tokenizer, run.model
+    rows, characters = scoring.cut(read_text(text_file), tok, model, run.items, window)
+    scores = scoring.score(model, run.params, rows, run.config.train.batch_size)
+    report = {"text_file": text_file, "cut": scoring.how_cut(rows, model, run.items)}
+    report |= figures(float(scores.nats.mean()), len(scores.nats), characters)
+    if per_token:
+        columns = (scores.row, scores.ids, scores.nats, scores.rank)
+        report["per_token"] = [
+            {
+                "row": row,
+                "id": id,
+                "text": tok.token_text(id),
+                "probability": math.exp(-nats),
+                "nats": nats,
+                "rank": rank,
+            }
+            for row, id, nats, rank in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+    return report
+
+
+FLAGS = [
+    cli.Flag("workdir", "", "folder of the run"),
+    cli.Flag("split", str, "train, val (what it is when not set) or (items) test"),
+    cli.Flag("text_file", "", "a UTF-8 file to score instead; for items one a line"),
+    cli.Flag("per_token", False, "with --text_file: each token's probability and rank (1: top)"),
+    cli.Flag("checkpoint", "best", "best, last or a step"),
+    cli.Flag("json", False, "one line of JSON instead of a table"),
+]
 
 if __name__ == "__main__":
-    cli.run(
-        main,
-        about=__doc__,
-        config=False,
-        flags=[
-            cli.Flag("workdir", "", "folder of the run"),
-            cli.Flag("split", "val", "train, val or (items) test"),
-            cli.Flag("checkpoint", "best", "best, last or a step"),
-            cli.Flag("json", False, "one line of JSON instead of a table"),
-        ],
-    )
+    cli.run(main, about=__doc__, config=False, flags=FLAGS)

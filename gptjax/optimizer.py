@@ -42,13 +42,14 @@ class OptimConfig:
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"optim.learning_rate={self.learning_rate} must be above 0 and finite")
         for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"optim.{name}={getattr(self, name)} must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                value = getattr(self, name)
+                raise UserError(f"optim.{name}={value} must not be negative or infinite")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optim.{name}={getattr(self, name)} must be in [0, 1)")
-        if not self.eps > 0:
-            raise UserError(f"optim.eps={self.eps} must be above 0")
+        if not 0 < self.eps < math.inf:
+            raise UserError(f"optim.eps={self.eps} must be above 0 and finite")
         if not 0 <= self.final_fraction <= 1:
             raise UserError(f"optim.final_fraction={self.final_fraction} must be in [0, 1]")
 

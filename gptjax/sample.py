@@ -37,7 +37,7 @@ def preview(exp: Experiment, params: Any, step: int) -> str:
     rows = ITEMS_SHOWN if items else 1
     keys = continuation.row_keys(key, 1, rows)
     made = continuation.continue_rows(
-        exp.model, params, exp.tokenizer, [config.prompt] * rows, keys, settings
+        exp.model, params, exp.tokenizer, [config.prompt] * rows, keys, settings, cached=False
     )
     return "\n".join(sample.prompt + sample.text for sample in made)
 
@@ -45,7 +45,7 @@ def preview(exp: Experiment, params: Any, step: int) -> str:
 def main(args: Any) -> int:
     """Print continuations of the prompts."""
     for name, most in (("max_new_tokens", 2**24), ("num_samples", 2**20), ("seed", 2**32 - 1)):
-        if (getattr(args, name) or 0) > most:
+        if (getattr(args, name, None) or 0) > most:
             raise UserError(f"--{name}={getattr(args, name)} must be at most {most:,}")
     run = runs.open_run(Path(args.workdir), runs.which(args.checkpoint))
     for notice in run.notices:

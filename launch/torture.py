@@ -50,13 +50,13 @@ SETTINGS = {
     "model.n_embd": 8,
     "model.block_size": 6,
     "model.dropout": 0.1,
-    "train.steps": 200,
+    "train.steps": 150,
     "train.batch_size": 4,
     "train.accumulate": 2,
     "train.eval_every": 50,
     "train.eval_iters": 2,
     "train.chunk_steps": 9,
-    "checkpoint.every_steps": 20,
+    "checkpoint.every_steps": 15,
     "sample.max_new_tokens": 9,
 }
 
@@ -245,7 +245,9 @@ def main() -> int:
         kinds += [(signal.SIGTERM, signal.SIGINT)[i % 2] for i in range(args.signals)]
         tables: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         for number, kind in enumerate(kinds):
-            tables[kind.name][torture.interrupt(number, kind)] += 1
+            verdict = torture.interrupt(number, kind)
+            print(f"{number + 1} of {len(kinds)}, {kind.name}: {verdict}", file=sys.stderr)
+            tables[kind.name][verdict] += 1
         for number in range(args.damages):
             tables["damage"][torture.damage(number)] += 1
         for what, table in tables.items():

@@ -138,6 +138,10 @@ CASES = [
     wrong("train", "checkpoint.every_minutes=-1", "checkpoint.every_minutes=-1", "0 or more"),
     wrong("train", "checkpoint.on_full_disk=cry", "'cry'", "'stop' or 'continue'"),
     wrong("train", "sample.temperature=-1", "sample.temperature=-1", "negative"),
+    wrong("train", "sample.temperature=inf", "sample.temperature=inf"),
+    wrong("train", "model.add_count=inf", "model.add_count=inf", "above 0"),
+    wrong("train", "optim.weight_decay=inf", "optim.weight_decay=inf", "infinite"),
+    wrong("train", "model.kind=ngram model.block_size=5000", "block_size=5000", "smaller"),
     wrong("train", "sample.max_new_tokens=-5", "sample.max_new_tokens=-5", "negative"),
     wrong("train", "sample.prompt=ABC", "'A'", "U+0041", "vocabulary"),
     # The data.

@@ -14,7 +14,7 @@ MAX_LINES = 300
 
 # Functions and frozen dataclasses: no files, clocks, prints or flags.
 PURE = {"errors", "tokenizer", "batches", "counts", "losses", "optimizer", "steps", "decoding"}
-PURE |= {"samplers", "sharding"}  # and all of models/
+PURE |= {"samplers", "sharding", "flops", "neighbours"}  # and all of models/
 LIBRARIES = {"jax", "flax", "optax", "numpy"}
 # What of Python's own library reaches outside: files, clocks, the system, chance.
 OUTSIDE = {"os", "io", "sys", "pathlib", "shutil", "tempfile", "glob", "time", "datetime", "random"}

@@ -138,9 +138,9 @@ def test_single_tokens_by_counting():
 
 
 def test_a_table_that_would_not_fit_and_a_count_of_nothing_are_refused():
-    with pytest.raises(UserError, match=r"model.block_size=4 asks for a table of 17,850,625"):
+    with pytest.raises(UserError, match=r"model.block_size=4 asks for a table of 65\^4 contexts"):
         models.build(ModelConfig("ngram", block_size=4), 65)
-    with pytest.raises(UserError, match=r"model.add_count=0.0 must be above 0"):
+    with pytest.raises(UserError, match=r"model.add_count=0.0 must be .*above 0"):
         ModelConfig("ngram", add_count=0.0)
 
 

@@ -103,12 +103,12 @@ def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     monkeypatch.setattr(
         report, "last_page", lambda loop, *rest: (seen.append(loop.exp), last_page(loop, *rest))[1]
     )
-    before = decoding.advance._cache_size()
+    before = decoding._draw._cache_size()
     config = f"--config={ROOT / 'configs/gpt.py:small'}"
     assert call(train, config, f"--workdir={tmp_path / 'run'}", *small(text, "stream", *GPT)) == 0
     (exp,) = seen
     traces = exp.train_chunk._cache_size(), exp.eval_chunk._cache_size()
-    assert (*traces, decoding.advance._cache_size() - before) == (1, 1, 1)
+    assert (*traces, decoding._draw._cache_size() - before) == (1, 1, 1)
 
 
 def test_no_steps_evaluate_the_fresh_model_and_end(text, tmp_path, capsys):

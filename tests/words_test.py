@@ -101,7 +101,7 @@ def test_a_word_that_has_no_neighbour_in_reach_is_said_so(tmp_path):
     with pytest.raises(ValueError, match=r"distinct items|two words within"):
         experiment.build(gptjax_config.from_dict(config))
     path.write_text("a !\nb !\nc !\nd !\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"no two words within train.neighbours=4"):
+    with pytest.raises(ValueError, match=r"no two words within train.neighbours=3"):
         experiment.build(gptjax_config.from_dict(config))
 
 

@@ -63,10 +63,10 @@ class ModelConfig:
         if self.activation not in ACTIVATIONS:
             known = " or ".join(ACTIVATIONS)
             raise UserError(f"model.activation={self.activation!r} is unknown: choose {known}")
-        if not self.add_count > 0:
+        if not 0 < self.add_count < math.inf:
             raise UserError(
-                f"model.add_count={self.add_count} must be above 0: what was never seen would be "
-                "impossible, and the loss infinite"
+                f"model.add_count={self.add_count} must be above 0 and finite: what was never seen "
+                "would be impossible, and the loss infinite"
             )
         if self.kind in ("multihead", "ffwd", "gpt") and self.n_embd % self.n_head:
             raise UserError(
