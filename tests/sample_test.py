@@ -17,7 +17,9 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     text = tiny_runs.write_text(folder)
     for kind in ("gpt", "mlp"):
-        config = tiny_runs.config(text, kind, train={"steps": 3, "eval_every": 3})
+        config = tiny_runs.config(
+            text, kind, train={"steps": 3, "eval_every": 3}, sample={"max_new_tokens": 0}
+        )
         tiny_runs.fit(config, folder / kind)
     return folder
 

@@ -189,9 +189,8 @@ def test_the_default_folder_is_named_after_the_run(text, tmp_path, monkeypatch):
 
 
 def test_evaluate_and_sample_refuse_what_is_no_run(tmp_path, capsys):
-    flags = [cli.Flag("workdir", "", ""), cli.Flag("checkpoint", "best", "")]
     for module in (evaluate, sample):
         for folder in (tmp_path, tmp_path / "absent"):
-            assert call(module, f"--workdir={folder}", flags=flags) == 2
+            assert call(module, f"--workdir={folder}") == 2
             error = capsys.readouterr().err
             assert str(folder) in error and error.count("\n") == 1
