@@ -76,7 +76,7 @@ def peers(
 
 
 def _uncached(vocab_size: int, block_size: int, n_embd: int, n_head: int, n_layer: int) -> Callable:
-    """A GPT as one writes it in PyTorch: all of the window anew for each token, one place's logits."""
+    """A GPT as one writes it in PyTorch: all of the window anew for each token, no cache."""
     import torch
     from torch import nn
     from torch.nn import functional
