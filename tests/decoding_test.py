@@ -147,7 +147,7 @@ def test_refill_is_exact_until_the_cache_is_full_and_then_differs(trained):
 )
 def test_cached_logits_are_the_uncached_ones_token_by_token(sizes, random_params):
     model = gpt(**sizes)
-    block, B = model.block_size, 3
+    block, B = model.block_size, model.n_layer  # one row, two, three, four
     x_BxT = np.random.default_rng(4).integers(0, V, (B, block))
     params = random_params(model, x_BxT)
     whole = jax.jit(lambda x: model.apply({"params": params}, x))(x_BxT)

@@ -85,6 +85,10 @@ class Head(nn.Module):
 
 def _write(past, new, length_B, axis):
     """Put the new places of each row behind those it has: ``axis`` is S without the batch."""
+    if len(past) == new.shape[axis + 1] == 1:
+        # One token of one row: XLA would write the slice into copies, but chooses in place.
+        place = jax.lax.broadcasted_iota(jnp.int32, past.shape, axis + 1)
+        return jnp.where(place == length_B[0], new, past)
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
     return jax.vmap(put)(past, new, length_B)
 
