@@ -6,7 +6,6 @@ end at any instant and continue to the same bits, and the summary of a finished 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -198,13 +197,10 @@ class Loop:
         try:
             self.lines.write(record)
         except OSError as error:
-            with contextlib.suppress(UserError):
-                self.checkpoints.wait()  # the one in flight may still find room
-            safe = checkpoint.last(self.workdir)
             line = (
                 f"step {self.step}: {self.workdir / runs.METRICS} cannot be written "
-                f"({error.strerror}); the last checkpoint is of step {safe}: make room and start "
-                "again, or set checkpoint.on_full_disk=continue"
+                f"({error.strerror}); the last checkpoint is of step {self._last_safe()}: make "
+                "room and start again, or set checkpoint.on_full_disk=continue"
             )
             if self.exp.config.checkpoint.on_full_disk == "stop":
                 raise UserError(line) from error
@@ -216,7 +212,7 @@ class Loop:
             if not np.isfinite(np.asarray(leaf)).all():
                 raise UserError(
                     f"step {self.step}: parameter {name} is not finite, so it is not saved; the "
-                    f"last good checkpoint is of step {checkpoint.last(self.workdir)}: lower "
+                    f"last good checkpoint is of step {self._last_safe()}: lower "
                     "optim.learning_rate or optim.clip_norm, in another --workdir"
                 )
         self.memory["lines"] = self.lines.n_lines
@@ -263,15 +259,22 @@ class Loop:
             name = steps.first_nonfinite(grads)
             what = f"the gradient of {name} is not finite" if name else "the norm overflows"
             self._save()
-            self.checkpoints.wait()
         record = {"step": self.step + 1, "bad_step": self.step, "bad_loss": str(loss_nats)}
         self._write(record | {"what": f"stopped: {what}"})
         raise UserError(
             f"step {self.step}: loss {loss_nats} nats, {what}; the last good checkpoint is of "
-            f"step {checkpoint.last(self.workdir)}: look with --replay_step={self.step}, pass over "
-            "up to 10 such steps with --config.train.skip_nonfinite=10, or lower "
-            "optim.learning_rate in another --workdir"
+            f"step {self._last_safe()}: look with --replay_step={self.step}, pass over up to 10 "
+            "such steps with --config.train.skip_nonfinite=10, or lower optim.learning_rate in "
+            "another --workdir"
         )
+
+    def _last_safe(self) -> int | None:
+        """The step of the last checkpoint; one still being written counts once it is complete."""
+        try:
+            self.checkpoints.wait()
+        except UserError as failed:  # the one before it is the last
+            self.terminal.warn(str(failed))
+        return checkpoint.last(self.workdir)
 
     def tokens_per_second(self) -> float:
         """The speed of training without compiling; 0 before it is known."""

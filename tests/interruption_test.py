@@ -273,7 +273,11 @@ def test_bad_steps_are_passed_over_up_to_the_limit_and_named(
 
 
 def test_parameters_that_are_not_finite_are_never_saved(text, tmp_path, monkeypatch):
-    save = Loop._save
+    save, write = Loop._save, checkpoint.Checkpoints._write
+
+    def slow(*args):
+        time.sleep(0.5)  # so that the good one is still being written when the bad one comes
+        write(*args)
 
     def spoilt(loop, best=False):
         if loop.step == 14:
@@ -281,6 +285,7 @@ def test_parameters_that_are_not_finite_are_never_saved(text, tmp_path, monkeypa
             loop.state = loop.state.replace(params=params)
         save(loop, best)
 
+    monkeypatch.setattr(checkpoint.Checkpoints, "_write", slow)
     monkeypatch.setattr(Loop, "_save", spoilt)
     error = fit(tiny_runs.config(text), tmp_path, monkeypatch, ends_with=UserError)
     assert "step 14: parameter token_embedding_table/embedding is not finite" in str(error)
