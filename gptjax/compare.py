@@ -59,13 +59,7 @@ def compare(workdirs: Sequence[Path], which: str | int, out: Path) -> tuple[list
     lines, notes, curves, last, beat = [], [], [], None, None
     for workdir in workdirs:
         run = runs.open_run(workdir, which)
-        exp = experiment.build(run.config, run.tokenizer)
-        if exp.corpus.sha256 != run.meta["data"]["sha256"]:
-            raise UserError(
-                f"the corpus {exp.corpus.name} is not the one that {workdir} was trained on "
-                f"(sha256 {exp.corpus.sha256[:8]} now, {run.meta['data']['sha256'][:8]} then): "
-                "restore the file, or train again"
-            )
+        exp = experiment.of_run(run, workdir)
         blocks = yardsticks.block_losses(exp, run.params)
         mean, error = comparison.mean_and_error(blocks.nats, blocks.count)
         gained = comparison.gain(last, blocks) if last else None
@@ -131,8 +125,8 @@ def ladder(args: Any, terminal: Terminal) -> list[Path]:
             settings.data.update({"name" if args.data in corpus.names() else "path": args.data})
         workdirs.append(Path(args.out or "runs/ladder") / name)
         terminal.note(f"rung {i} of {len(names)}: {name}")
-        why = f"settings differ from the file's ({', '.join(changed)})" if changed else ""
-        train.fit(gptjax_config.from_dict(settings), workdirs[-1], terminal, why)
+        config = gptjax_config.from_dict(settings)
+        train.fit(config, workdirs[-1], terminal, train.why_no_band(changed))
         terminal.note("")
     return workdirs
 

@@ -113,7 +113,7 @@ def main(args: Any) -> int:
         measured = (
             _of_text(run, args.text_file, args.per_token)
             if args.text_file
-            else _of_split(run, args.split or "val", terminal.busy)
+            else _of_split(run, workdir, args.split or "val", terminal.busy)
         )
     report = {"workdir": str(workdir), "step": run.step} | measured
     if args.json:
@@ -130,14 +130,10 @@ def main(args: Any) -> int:
     return 0
 
 
-def _of_split(run: runs.Run, split: str, busy: Callable[[str, int, int], None]) -> dict[str, Any]:
-    exp = experiment.build(run.config, run.tokenizer)
-    if exp.corpus.sha256 != run.meta["data"]["sha256"]:
-        raise UserError(
-            f"the corpus {exp.corpus.name} is not the one of the training (sha256 "
-            f"{exp.corpus.sha256[:8]} now, {run.meta['data']['sha256'][:8]} then): restore the "
-            "file, or train again"
-        )
+def _of_split(
+    run: runs.Run, workdir: Path, split: str, busy: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    exp = experiment.of_run(run, workdir)
     if split not in exp.rows:
         raise UserError(f"--split={split!r} is unknown: choose {', '.join(exp.rows)}")
     params = jax.device_put(run.params, sharding.replicated(exp.mesh))

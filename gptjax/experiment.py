@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from gptjax.batches import Batch, Rows
 from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.models import ngram
+from gptjax.runs import Run
 from gptjax.steps import TrainState
 
 
@@ -116,6 +118,25 @@ def build(config: Config, tok: tokenizer.Tokenizer | None = None) -> Experiment:
     tx = optimizer.build(config.optim, config.train.steps)
     compiled = steps.jitted(model, tx, config.train.skip_nonfinite, sharding.replicated(mesh))
     return Experiment(config, text, tok, model, tx, rows, characters, mesh, *compiled)
+
+
+def of_run(run: Run, workdir: Path) -> Experiment:
+    """The experiment that a run was trained in, to measure it again.
+
+    Args:
+      run: a trained run.
+      workdir: its folder, for the message.
+
+    Raises:
+      UserError: the corpus cannot be had, or is not the one of the training.
+    """
+    exp, trained = build(run.config, run.tokenizer), run.meta["data"]["sha256"]
+    if exp.corpus.sha256 != trained:
+        raise UserError(
+            f"the corpus {exp.corpus.name} is not the one that {workdir} was trained on (sha256 "
+            f"{exp.corpus.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
+        )
+    return exp
 
 
 def cut(

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import cli, neighbours, plot, runs
+from gptjax import cli, continuation, neighbours, plot, runs
 from gptjax.errors import UserError
 from gptjax.runs import Run
 from gptjax.terminal import Terminal
@@ -41,8 +41,7 @@ def probabilities(run: Run, ids_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       The part of the context that the model looked at, (S,), and softmax(logits), (S, V) float64.
     """
-    slides = run.model.lookback == run.model.block_size - 1
-    seen = ids_T if slides else ids_T[-run.model.block_size :]
+    seen = ids_T if run.model.slides else ids_T[-run.model.block_size :]
     apply = jax.jit(functools.partial(run.model.apply, train=False))
     logits = np.asarray(apply({"params": run.params}, seen[None].astype(np.int32)))[0]
     p = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -56,10 +55,7 @@ def context_ids(run: Run, text: str) -> np.ndarray:
     """
     if run.config.tokenizer.kind == "char" and " " not in names(run):
         text = text.replace(" ", "")
-    items = run.meta["data"]["kind"] == "items"
-    ids = run.tokenizer.encode(text)
-    start = [run.tokenizer.start_id] if items or not len(ids) else []
-    return np.concatenate([np.array(start, np.int32), ids])
+    return continuation.prompt_ids(run.tokenizer, text, run.items)
 
 
 def names(run: Run) -> list[str]:

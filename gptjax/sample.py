@@ -112,8 +112,7 @@ def _report(run: runs.Run, made: list[Sample]) -> str:
     lines = [f"\nof {len(words)} items:"]
     for where, items in overlap.sort_items(words, text.splits).items():
         share = f"{len(items):6} ({len(items) / len(words):.0%}) {where}"
-        shown = ", ".join(dict.fromkeys(items[: ITEMS_SHOWN * 3]))
-        lines.append(f"{share:28} {', '.join(shown.split(', ')[:ITEMS_SHOWN])}")
+        lines.append(f"{share:28} {', '.join(list(dict.fromkeys(items))[:ITEMS_SHOWN])}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ summary.json. Started again on the same folder, it goes on where it stopped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def fit(config: Config, workdir: Path, terminal: Terminal, why_no_band: str = ""
             loop.close()
 
 
+def why_no_band(overridden: Iterable[str]) -> str:
+    """Why a file's expected band says nothing of a run with these fields changed, "" if it does."""
+    # A band is one of a corpus, so naming another is covered; so is another seed.
+    changed = [path for path in overridden if path not in ("data.name", "seed")]
+    return f"settings differ from the file's ({', '.join(changed)})" if changed else ""
+
+
 def show_batch(config: Config) -> None:
     """Print page 3's walk-through for the real data: every context of a row, and its target."""
     exp = experiment.build(config)
@@ -81,12 +89,9 @@ def main(args: Any) -> int:
         found = replay.replay(experiment.build(args.config), workdir, args.replay_step)
         print("\n".join(replay.lines(found)))
         return 0
-    changed = [path for path in args.overridden if path not in ("data.name", "seed")]
-    # A band holds for the settings it was measured with; naming another known corpus is covered.
-    why_no_band = f"settings differ from the file's ({', '.join(changed)})" if changed else ""
     with Terminal() as terminal:
         try:
-            fit(args.config, workdir, terminal, why_no_band)
+            fit(args.config, workdir, terminal, why_no_band(args.overridden))
         except signals.Stopped as stopped:
             terminal.note(str(stopped))
             return signals.CONTINUE_ME

@@ -60,13 +60,16 @@ def test_switched_off_nothing_is_kept(tmp_path):
 
 @pytest.fixture
 def untouched(monkeypatch):
-    """Fails a test in which ``switch`` gave JAX a folder."""
+    """Fails a test in which ``switch`` gave JAX a folder; it begins without one."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("JAX was set up"))
+    yield
+    monkeypatch.undo()
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, untouched):
-    if jax.config.jax_compilation_cache_dir:
-        pytest.skip("JAX has a folder of its own here")
     (tmp_path / "file").touch()
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(tmp_path / "file"))
     assert compilation_cache.switch(True) is None
@@ -74,8 +77,6 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, unto
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_folder_others_may_write_is_not_trusted(tmp_path, monkeypatch, untouched):
-    if jax.config.jax_compilation_cache_dir:
-        pytest.skip("JAX has a folder of its own here")
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(machine, "cpu_name", lambda flags: "some CPU")
     folder = tmp_path / "xla" / f"{zlib.crc32(b'some CPU'):08x}"
