@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
@@ -90,6 +91,7 @@ def parse(
         from gptjax import config as gptjax_config
 
         settings = config_file.load(args.config)
+        as_written = settings.copy_and_resolve_references()
         fields = list(gptjax_config.fields(gptjax_config.Config()))
         kinds |= {f"--config.{field.path}": field.type for field in fields}
         for argument in rest[1:]:
@@ -109,8 +111,17 @@ def parse(
         raise UserError(f"unexpected {rest[1]!r}: flags are written --name=value; see --help")
     if config:
         args.config = gptjax_config.from_dict(settings)
-        args.overridden = list(config_flags.get_override_values(values["config"]))
+        # A flag that repeats what the file says changes nothing.
+        args.overridden = [
+            path
+            for path in config_flags.get_override_values(values["config"])
+            if _at(settings, path) != _at(as_written, path)
+        ]
     return args
+
+
+def _at(settings: Any, path: str) -> Any:
+    return functools.reduce(getattr, path.split("."), settings)
 
 
 def every(flags: Sequence[Flag], config: bool) -> list[Flag]:

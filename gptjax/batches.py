@@ -147,7 +147,7 @@ def make_rows(
       end_id: None for a stream; for items the token that ends one.
       block_size: of the model.
       lookback: of the model.
-      window: predictions per row; 0 means block_size.
+      window: predictions per row; 0 means block_size, or an item as far as the model can take it.
       slides: whether the model reads rows of any length, and not only of block_size places.
 
     Returns:
@@ -157,7 +157,7 @@ def make_rows(
         window = window or block_size
         return {name: stream_rows(t, window, lookback) for name, t in splits.items()}
     longest = max(int(item_spans(t, end_id)[1].max()) for t in splits.values())
-    limit = max(window, LONGEST_SLIDING_ROW) if slides else block_size
+    limit = window or (LONGEST_SLIDING_ROW if slides else block_size)
     # Where every item fits into one row, no row needs places that show its past.
     lookback = lookback if longest > limit else 0
     window = min(longest, limit)

@@ -119,7 +119,8 @@ def ladder(args: Any, terminal: Terminal) -> list[Path]:
         if args.seed is not None:
             settings.seed = args.seed
         if args.steps is not None:
-            settings.train.steps, changed = args.steps, ["train.steps"]
+            changed = ["train.steps"] if args.steps != settings.train.steps else []
+            settings.train.steps = args.steps
             settings.train.eval_every = max(1, args.steps // 5)
         if args.data:
             settings.data.update({"name" if args.data in corpus.names() else "path": args.data})

@@ -52,6 +52,13 @@ class Config:
                 f"model.kind={self.model.kind!r} can read: shorten it, or 0 takes the block"
             )
 
+    def window(self, items: bool) -> int:
+        """Predictions of a row; 0 where an item is taken as far as the model can.
+
+        A bigram table looks at one token, but learns from rows as long as model.block_size.
+        """
+        return self.train.window or (0 if items else self.model.block_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:

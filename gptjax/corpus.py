@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from gptjax import texts
 from gptjax.errors import UserError
 
 KINDS = ("auto", "stream", "items")
+SPLITS = ("distinct", "makemore")
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,15 @@ class DataConfig:
     kind: Annotated[
         str, "stream (one text), items (one a line), or auto: the corpus's own; a path's is stream"
     ] = "auto"
+    split: Annotated[
+        str, "of items: distinct (each line once), or makemore (its shuffle, repeated lines kept)"
+    ] = "distinct"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"data.kind={self.kind!r:.80} is none of {', '.join(KINDS)}")
+        if self.split not in SPLITS:
+            raise UserError(f"data.split={self.split!r:.80} is none of {', '.join(SPLITS)}")
         if not isinstance(self.path, str):
             raise UserError(f"data.path={self.path!r:.80} must be the path of a text file, a str")
         if not self.path and self.name not in names():
@@ -101,7 +108,8 @@ def load(config: DataConfig, seed: int) -> Corpus:
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     if kind == "stream":
         return Corpus(name, kind, source, sha256, split_stream(text))
-    parts, n_duplicates = split_items(text, seed)
+    split = {"distinct": split_items, "makemore": split_as_makemore}[config.split]
+    parts, n_duplicates = split(text, seed)
     splits = {split: "".join(f"{item}\n" for item in part) for split, part in parts.items()}
     n_items = {split: len(part) for split, part in parts.items()}
     return Corpus(name, kind, source, sha256, splits, n_items, n_duplicates)
@@ -128,15 +136,7 @@ def split_items(text: str, seed: int) -> tuple[dict[str, list[str]], int]:
     Raises:
       UserError: fewer than three distinct items.
     """
-    lines = [line for line in map(str.rstrip, text.split("\n")) if line]
-    items = list(dict.fromkeys(lines))
-    if len(items) < 3:
-        raise UserError(
-            f"the text has {len(items)} distinct items (lines that are not blank), and train, val "
-            "and test need one each: give at least 3, or use data.kind='stream'"
-        )
-    if seed < 0:
-        raise UserError(f"seed={seed} must be at least 0")
+    lines, items = _lines(text, seed)
     # Sorting raw bits is a shuffle that no later numpy may change; Generator's own may.
     order = np.argsort(np.random.Philox(seed).random_raw(len(items)), kind="stable")
     shuffled = [items[i] for i in order]
@@ -148,6 +148,36 @@ def split_items(text: str, seed: int) -> tuple[dict[str, list[str]], int]:
         "test": shuffled[cut + n_held :],
     }
     return splits, len(lines) - len(items)
+
+
+def split_as_makemore(text: str, seed: int) -> tuple[dict[str, list[str]], int]:
+    """Deals all lines out, repeated ones too, so that a name may stand in two splits.
+
+    Args, returns and raises: as ``split_items``; nothing falls away. With seed 42 the splits of
+    names.txt are those of makemore's part 2, to stand beside its published losses.
+
+    Source: karpathy/makemore, part 2: ``random.shuffle``, then 80/10/10.
+    """
+    lines, _ = _lines(text, seed)
+    random.Random(seed).shuffle(lines)
+    n = len(lines)
+    a = min(int(0.8 * n), n - 2)
+    b = min(max(int(0.9 * n), a + 1), n - 1)
+    return {"train": lines[:a], "val": lines[a:b], "test": lines[b:]}, 0
+
+
+def _lines(text: str, seed: int) -> tuple[list[str], list[str]]:
+    """The lines that are not blank, and the distinct ones of them."""
+    lines = [line for line in map(str.rstrip, text.split("\n")) if line]
+    items = list(dict.fromkeys(lines))
+    if len(items) < 3:
+        raise UserError(
+            f"the text has {len(items)} distinct items (lines that are not blank), and train, val "
+            "and test need one each: give at least 3, or use data.kind='stream'"
+        )
+    if seed < 0:
+        raise UserError(f"seed={seed} must be at least 0")
+    return lines, items
 
 
 def check_length(split: str, n_tokens: int, block_size: int) -> None:

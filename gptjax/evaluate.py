@@ -153,10 +153,10 @@ def _of_text(run: runs.Run, text_file: str, per_token: bool) -> dict[str, Any]:
             f"this run learnt neighbours (train.neighbours={run.config.train.neighbours}), not "
             "what comes next: its score of a text would mean nothing"
         )
-    # The config's block_size, not the model's: the rows that the run learnt from.
-    window = run.config.train.window or run.config.model.block_size
     tok, model = run.tokenizer, run.model
-    rows, characters = scoring.cut(read_text(text_file), tok, model, run.items, window)
+    rows, characters = scoring.cut(
+        read_text(text_file), tok, model, run.items, run.config.window(run.items)
+    )
     scores = scoring.score(model, run.params, rows, run.config.train.batch_size)
     report = {"text_file": text_file, "cut": scoring.how_cut(rows, model, run.items)}
     report |= figures(float(scores.nats.mean()), len(scores.nats), characters)

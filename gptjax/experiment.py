@@ -159,18 +159,15 @@ def cut(
         name: len(part) - (0 if items else len(tok.decode(splits[name][:1])))
         for name, part in text.splits.items()
     }
-    # The config's block_size, not the model's: a bigram table looks at one token, but learns
-    # from rows as long as the user set.
-    window = config.train.window or config.model.block_size
+    window = config.window(items)
     end_id = tok.start_id if items else None
     if config.train.neighbours:
         return _pairs(config, splits, tok, end_id), characters
     if not items:
         for name, tokens in splits.items():
             corpus.check_length(name, len(tokens), window + model.lookback)
-    block_size, lookback = model.block_size, model.lookback
-    rows = batches.make_rows(splits, end_id, block_size, lookback, window, model.slides)
-    return rows, characters
+    sizes = (model.block_size, model.lookback, window)
+    return batches.make_rows(splits, end_id, *sizes, model.slides), characters
 
 
 def _pairs(config, splits, tok, end_id):

@@ -15,7 +15,7 @@ import optax
 from gptjax.errors import UserError
 
 NAMES = ("adamw", "sgd")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class OptimConfig:
 
     name: Annotated[str, "adamw, or sgd (makemore's; no betas, no decay)"] = "adamw"
     learning_rate: Annotated[float, "the highest of the schedule"] = 1e-3
-    schedule: Annotated[str, "after the warm-up: cosine or constant"] = "cosine"
+    schedule: Annotated[str, "after warm-up: cosine, constant or step (at half time)"] = "cosine"
     warmup_steps: Annotated[int, "steps of linear rise from 0"] = 0
-    final_fraction: Annotated[float, "of learning_rate, where the cosine ends"] = 0.1
+    final_fraction: Annotated[float, "of learning_rate, at the end (of a step: behind it)"] = 0.1
     beta1: Annotated[float, "memory of the mean of gradients"] = 0.9
     beta2: Annotated[float, "memory of the mean of their squares"] = 0.99
     eps: Annotated[float, "added to the root of the squares"] = 1e-8
@@ -37,7 +37,7 @@ class OptimConfig:
         if self.name not in NAMES:
             raise UserError(f"optim.name={self.name!r} is unknown: choose {' or '.join(NAMES)}")
         if self.schedule not in SCHEDULES:
-            known = " or ".join(SCHEDULES)
+            known = ", ".join(SCHEDULES)
             raise UserError(f"optim.schedule={self.schedule!r} is unknown: choose {known}")
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"optim.learning_rate={self.learning_rate} must be above 0 and finite")
@@ -55,11 +55,11 @@ class OptimConfig:
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each step: a linear rise, then a half cosine or a constant.
+    """The learning rate of each step: a linear rise, then a half cosine, a constant or two of them.
 
     Args:
       config: the rates.
-      steps: length of the run, where the cosine ends.
+      steps: length of the run, where the cosine ends; the step is in its middle.
 
     Returns:
       A function of the step (0-based).
@@ -69,7 +69,9 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
             config.learning_rate, max(1, steps - config.warmup_steps), config.final_fraction
         )
     else:
-        after = optax.constant_schedule(config.learning_rate)
+        middle = max(0, steps // 2 - config.warmup_steps)
+        drop = {middle: config.final_fraction} if config.schedule == "step" else {}
+        after = optax.piecewise_constant_schedule(config.learning_rate, drop)
     if not config.warmup_steps:
         return after
     # The rise starts one step up: a first step at rate 0 would be a step for nothing.

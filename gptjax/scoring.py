@@ -41,7 +41,7 @@ def cut(
       tok: the run's tokenizer.
       model: the run's model.
       items: whether it is a list of items.
-      window: predictions of a stream's row; 0 means ``model.block_size``.
+      window: predictions per row, as ``batches.make_rows`` says.
 
     Returns:
       The rows, and the characters that their predictions stand for.

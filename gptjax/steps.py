@@ -29,7 +29,7 @@ class TrainConfig:
     steps: Annotated[int, "updates of the parameters; 0 evaluates the fresh model"] = 2000
     batch_size: Annotated[int, "rows of a step, over all devices and parts"] = 16
     accumulate: Annotated[int, "parts a batch is done in, to save memory; same result"] = 1
-    window: Annotated[int, "predictions of a stream's row; 0 means model.block_size"] = 0
+    window: Annotated[int, "predictions of a row; 0: model.block_size, or a whole item"] = 0
     neighbours: Annotated[int, "skip-gram: predict words up to this far on both sides; 0: next"] = 0
     eval_every: Annotated[int, "steps between evaluations; 0 means only at the end"] = 250
     eval_iters: Annotated[int, "random batches of each estimate of the loss"] = 20

@@ -147,6 +147,7 @@ CASES = [
     # The data.
     wrong("train", "data.path= data.name=shakespear", "'shakespear'", "did you mean 'shakespeare'"),
     wrong("train", "data.kind=table", "'table'", "stream"),
+    wrong("train", "data.split=half", "'half'", "makemore"),
     wrong("train", "data.path={w}/missing.txt", "missing.txt", "no file"),
     wrong("train", "data.path={w}", "a folder", "UTF-8 text file"),
     wrong("train", "data.path={w}/empty.txt", "empty.txt", "0 bytes"),

@@ -232,6 +232,18 @@ def test_a_sliding_model_takes_an_item_whole_up_to_the_longest_row(longest, wind
     assert batches.LONGEST_SLIDING_ROW == 64
 
 
+@pytest.mark.parametrize("slides, lookback", [(True, 2), (False, 0)])
+def test_items_are_cut_at_a_window_that_is_asked_for(slides, lookback):
+    tokens = items_to_tokens([9, 2])
+    rows = make_rows({"a": tokens}, END, block_size=3, lookback=lookback, window=1, slides=slides)
+    rows = rows["a"]
+    assert (rows.window, rows.lookback) == (1, lookback) and rows.n_predicted == 13
+    assert rows.first.tolist() == list(range(13)) and (rows.count == 1).all()
+    batch = next(whole_split(rows, batch_size=13, n=1))
+    assert batch.w.sum() == 13 and (batch.w.sum(axis=2) == 1).all()
+    np.testing.assert_array_equal(batch.y[batch.w > 0], tokens[1:])
+
+
 def test_a_model_of_one_place_that_does_not_slide_gets_rows_of_one_place():
     tokens = items_to_tokens([9, 2])
     for slides, window in ((False, 1), (True, 10)):

@@ -15,6 +15,7 @@ from gptjax.errors import UserError
 OTHER = {
     "data.name": "names",
     "data.kind": "items",
+    "data.split": "makemore",
     "tokenizer.kind": "word",
     "model.kind": "mlp",
     "model.n_embd": 256,
@@ -178,7 +179,7 @@ BAD = [
     ("model.n_head", 3, "n_embd=129"),
     ("model.n_head", 200, "n_embd=200"),
     ("optim.name", "adam", "adamw or sgd"),
-    ("optim.schedule", "linear", "cosine or constant"),
+    ("optim.schedule", "linear", "cosine, constant, step"),
     *(("optim.learning_rate", value, "above 0") for value in (0.0, -1e-3, NAN)),
     *(
         (f"optim.{name}", -1, "not be negative")

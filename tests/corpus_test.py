@@ -61,9 +61,31 @@ def test_items_are_split_eighty_ten_ten_in_an_order_that_only_the_seed_sets():
     assert splits[0]["test"] == ["37", "4", "3", "24", "36"]
 
 
-def test_a_negative_seed_is_refused():
+@pytest.mark.parametrize("split", [corpus.split_items, corpus.split_as_makemore])
+def test_a_negative_seed_is_refused(split):
     with pytest.raises(UserError, match="seed=-1"):
-        corpus.split_items("a\nb\nc", -1)
+        split("a\nb\nc", -1)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 9, 10, 57])
+def test_makemores_split_keeps_what_stands_twice(n):
+    lines = [str(i % (n - 1) if n > 3 else i) for i in range(n)]
+    splits, n_duplicates = corpus.split_as_makemore("\n".join(lines), 5)
+    assert n_duplicates == 0 and all(splits.values())
+    assert sorted(sum(splits.values(), [])) == sorted(lines)
+    if n >= 10:
+        assert [len(part) for part in splits.values()] == [
+            int(0.8 * n),
+            int(0.9 * n) - int(0.8 * n),
+            n - int(0.9 * n),
+        ]
+
+
+def test_makemores_split_of_names_has_the_sizes_it_printed(data_dir):
+    path = str(data_dir / "names.txt")
+    splits = corpus.load(DataConfig(path=path, kind="items", split="makemore"), 42).splits
+    # Part 2 prints the examples of each split; an example is a letter or the end of a name.
+    assert [len(part) for part in splits.values()] == [182_625, 22_655, 22_866]
 
 
 def test_a_file_of_your_own_is_a_stream_and_wins_over_a_name(write):

@@ -112,6 +112,11 @@ def test_weight_decay_is_times_the_rate_and_pulls_to_zero():
         # A quarter of the way the half cosine has come down by (1 - cos(pi / 4)) / 2.
         ({"schedule": "cosine", "final_fraction": 0.5}, {27.5: 2 - (1 - 0.5**0.5) / 2, 110: 1}),
         ({"warmup_steps": 200, "schedule": "cosine"}, {0: 2 / 201, 109: 2 * 110 / 201}),
+        ({"schedule": "step"}, {0: 2, 54: 2, 55: 0.2, 110: 0.2}),
+        (
+            {"schedule": "step", "warmup_steps": 10, "final_fraction": 0.25},
+            {0: 2 / 11, 10: 2, 54: 2, 55: 0.5, 110: 0.5},
+        ),
     ],
 )
 def test_the_rate_of_each_step(changes, expected):

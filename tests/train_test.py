@@ -62,6 +62,7 @@ GPT = tuple(f"--config.model.{size}" for size in SIZES)
         ("bigram.py", "stream", ()),
         ("bigram_embed.py", "stream", ()),
         ("mlp_names.py", "items", ("--config.model.n_embd=2",)),
+        ("mlp_names.py:makemore", "items", ()),
         ("gpt.py:small", "stream", GPT),
     ],
 )
@@ -80,7 +81,7 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
     assert "count bigram" in done.stdout and "exact loss" in done.stdout
 
     if not more:
-        return  # two of the four show what evaluate and sample do with a run
+        return  # two of the five show what evaluate and sample do with a run
     # The verbs read nothing but the folder; their exact loss is that of the summary.
     last = "--checkpoint=last"
     found = command("evaluate", "--workdir=my run", last, "--json", cwd=tmp_path)
