@@ -1,14 +1,13 @@
 """The counted bigram is what counting pair by pair gives, and what others published."""
 
 import math
-import os
 from collections import Counter
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptjax import corpus, counts, tokenizer
+from gptjax import corpus, counts, texts, tokenizer
 from gptjax.corpus import DataConfig
 
 
@@ -60,17 +59,15 @@ def test_a_large_vocabulary_needs_no_table_and_does_not_overflow():
     np.testing.assert_allclose(nats(train, train, V, 0), by_hand(train, train, V, 0), rtol=1e-12)
 
 
-def test_yardsticks_of_a_corpus():
-    """tinyshakespeare's published figures where it is here; else a corpus of pip's, by hand."""
-    known = bool(os.environ.get("GPTJAX_DATA_DIR"))
-    name = "tinyshakespeare" if known else "indian_names"
+def test_yardsticks_of_a_corpus(published):
+    name = "tinyshakespeare" if published else "indian_names"
     text = corpus.load(DataConfig(name, kind="stream"), seed=0)
     tok = tokenizer.CharTokenizer("".join(sorted(set(text.text))))
     train, val = (tok.encode(text.splits[split]) for split in ("train", "val"))
     best = nats(train, train, tok.vocab_size, 0)
     add_one = nats(train, train, tok.vocab_size, 1)
     held_out = nats(train, val, tok.vocab_size, 1)
-    if known:
+    if published:
         assert tok.vocab_size == 65
         np.testing.assert_allclose([best, add_one, held_out], [2.4519, 2.4546, 2.4819], atol=5e-5)
     lists, V = [t.tolist() for t in (train, val)], tok.vocab_size
@@ -78,10 +75,14 @@ def test_yardsticks_of_a_corpus():
     np.testing.assert_allclose([best, add_one, held_out], expected, rtol=1e-10)
 
 
-def test_yardsticks_of_the_names(data_dir):
-    text = "\n" + (data_dir / "names.txt").read_text(encoding="utf-8").rstrip("\n") + "\n"
+def test_yardsticks_of_the_names(published):
+    text = texts.known_text("names" if published else "indian_names")[0]
+    text = "\n" + text.rstrip("\n") + "\n"
     tok = tokenizer.CharTokenizer("".join(sorted(set(text))))
-    tokens = tok.encode(text)
-    assert (tok.vocab_size, len(tokens) - 1) == (27, 228_146)
-    both = [nats(tokens, tokens, tok.vocab_size, add) for add in (0, 1)]
-    np.testing.assert_allclose(both, [2.4540, 2.4546], atol=5.1e-5)
+    tokens, V = tok.encode(text), tok.vocab_size
+    both = [nats(tokens, tokens, V, add) for add in (0, 1)]
+    listed = tokens.tolist()
+    np.testing.assert_allclose(both, [by_hand(listed, listed, V, add) for add in (0, 1)], rtol=1e-9)
+    if published:
+        assert (V, len(tokens) - 1) == (27, 228_146)
+        np.testing.assert_allclose(both, [2.4540, 2.4546], atol=5.1e-5)
