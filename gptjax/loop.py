@@ -17,19 +17,19 @@ import numpy as np
 from gptjax import (
     checkpoint,
     evaluate,
-    leaves,
     metrics,
+    nonfinite,
     optimizer,
     resumption,
     runs,
     sample,
-    steps,
 )
 from gptjax import config as gptjax_config
 from gptjax.checkpoint import Checkpoints
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
 from gptjax.signals import Stop
+from gptjax.steps import StepMetrics
 from gptjax.terminal import Terminal
 
 LOG_EVERY = 10  # steps per line of metrics.jsonl
@@ -107,7 +107,7 @@ class Loop:
     def _end_if_told_to(self) -> None:
         if self.stop.signal:
             if self.saved != self.step:
-                self._save()
+                self.save()
             self.checkpoints.wait()
             self.stop.check(self.step)
 
@@ -119,7 +119,7 @@ class Loop:
         n = min(ends) - step
         return (n, self.exp.train_batches(step, n, train.chunk_steps)) if n > 0 else (0, None)
 
-    def _log(self, n: int, seen: steps.StepMetrics, seconds: float) -> None:
+    def _log(self, n: int, seen: StepMetrics, seconds: float) -> None:
         """Take in what ``n`` steps saw: count, write, show; stop on a loss that is not finite."""
         done = int(self.state.step) - self.step
         pending = self.memory["pending"]
@@ -129,12 +129,12 @@ class Loop:
                 pending.append([float(seen.loss_nats[i]), float(seen.grad_norm[i])])
             else:
                 self.skipped += 1
-                self._record_bad_step(float(seen.loss_nats[i]), "passed over")
+                nonfinite.record(self, float(seen.loss_nats[i]))
             if self.step % LOG_EVERY == 0 and pending:
                 loss, norm = np.mean(pending, axis=0)
                 rate = float(self.rates[self.step - 1])
                 line = {"step": self.step, "loss_nats": loss, "grad_norm": norm}
-                self._write(line | {"learning_rate": rate, "skipped": self.skipped})
+                self.write(line | {"learning_rate": rate, "skipped": self.skipped})
                 self.board.scalars(
                     self.step, {"train/loss_nats": loss, "train/learning_rate": rate}
                 )
@@ -145,7 +145,7 @@ class Loop:
             timed[:] = timed[0] + done, timed[1] + seconds
         self.compiled = True
         if done < n:
-            self._stop_on_bad_step(float(seen.loss_nats[done]))
+            nonfinite.end_run(self, float(seen.loss_nats[done]))
         shown = [float(x) for x in seen.loss_nats[:n] if math.isfinite(x)]
         if not timed[0]:
             return
@@ -167,7 +167,7 @@ class Loop:
         elif self.saved != self.step and (
             (save_every and self.step % save_every == 0) or self._minutes_passed()
         ):
-            self._save()
+            self.save()
 
     def _evaluate(self) -> None:
         params, config = self.state.params, self.exp.config
@@ -178,7 +178,7 @@ class Loop:
             self.memory["best"] = {"step": self.step, "val_nats": nats["val"]}
         text = sample.preview(self.exp, params, self.step)
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
-        self._write(line | {"sample": text})
+        self.write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})
         self.board.text(self.step, "sample", text)
         self.terminal.evaluation(
@@ -190,31 +190,25 @@ class Loop:
         )
         if text and self.step < config.train.steps:
             self.terminal.sample(text)
-        self._save(best=is_best)
+        self.save(best=is_best)
 
-    def _write(self, record: Mapping[str, float | int | str]) -> None:
+    def write(self, record: Mapping[str, float | int | str]) -> None:
         """Add a line to metrics.jsonl; on a full disk do as ``checkpoint.on_full_disk`` says."""
         try:
             self.lines.write(record)
         except OSError as error:
             line = (
                 f"step {self.step}: {self.workdir / runs.METRICS} cannot be written "
-                f"({error.strerror}); the last checkpoint is of step {self._last_safe()}: make "
+                f"({error.strerror}); the last checkpoint is of step {self.last_safe()}: make "
                 "room and start again, or set checkpoint.on_full_disk=continue"
             )
             if self.exp.config.checkpoint.on_full_disk == "stop":
                 raise UserError(line) from error
             self.terminal.warn(line)
 
-    def _save(self, best: bool = False) -> None:
+    def save(self, best: bool = False) -> None:
         began, exp = time.monotonic(), self.exp
-        for name, leaf in leaves.flat(self.state.params).items():
-            if not np.isfinite(np.asarray(leaf)).all():
-                raise UserError(
-                    f"step {self.step}: parameter {name} is not finite, so it is not saved; the "
-                    f"last good checkpoint is of step {self._last_safe()}: lower "
-                    "optim.learning_rate or optim.clip_norm, in another --workdir"
-                )
+        nonfinite.refuse_to_save(self)
         self.memory["lines"] = self.lines.n_lines
         meta = {
             "config": gptjax_config.to_dict(exp.config),
@@ -237,38 +231,7 @@ class Loop:
         minutes = self.exp.config.checkpoint.every_minutes
         return bool(minutes) and time.monotonic() - self.saved_at > 60 * minutes
 
-    def _record_bad_step(self, loss_nats: float, what: str) -> None:
-        """A line in metrics.jsonl and on the terminal; ``self.step`` already counts the step."""
-        bad = self.step - 1
-        self._write({"step": self.step, "bad_step": bad, "bad_loss": str(loss_nats), "what": what})
-        self.terminal.warn(
-            f"step {bad}: the loss ({loss_nats} nats) or a gradient is not finite: {what}; "
-            f"--replay_step={bad} shows it"
-        )
-
-    def _stop_on_bad_step(self, loss_nats: float) -> None:
-        """Name the step, the first bad parameter and what is safe, and end the run."""
-        exp, state = self.exp, self.state
-        name = steps.first_nonfinite(state.params)
-        if name:
-            what = f"parameter {name} is not finite"
-        else:
-            batch = jax.tree.map(lambda a: a[0], exp.train_batches(self.step, 1, 1))
-            key = jax.random.fold_in(self.key, state.step)
-            grads = steps.loss_and_grads(exp.model, state.params, batch, key)[1]
-            name = steps.first_nonfinite(grads)
-            what = f"the gradient of {name} is not finite" if name else "the norm overflows"
-            self._save()
-        record = {"step": self.step + 1, "bad_step": self.step, "bad_loss": str(loss_nats)}
-        self._write(record | {"what": f"stopped: {what}"})
-        raise UserError(
-            f"step {self.step}: loss {loss_nats} nats, {what}; the last good checkpoint is of "
-            f"step {self._last_safe()}: look with --replay_step={self.step}, pass over up to 10 "
-            "such steps with --config.train.skip_nonfinite=10, or lower optim.learning_rate in "
-            "another --workdir"
-        )
-
-    def _last_safe(self) -> int | None:
+    def last_safe(self) -> int | None:
         """The step of the last checkpoint; one still being written counts once it is complete."""
         try:
             self.checkpoints.wait()

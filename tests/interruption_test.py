@@ -149,8 +149,8 @@ def test_the_clock_saves_too(text, tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "_minutes_passed", Loop._minutes_passed)
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + now[0])
-    saved, save = [], Loop._save
-    monkeypatch.setattr(Loop, "_save", lambda s, best=False: (saved.append(s.step), save(s, best)))
+    saved, save = [], Loop.save
+    monkeypatch.setattr(Loop, "save", lambda s, best=False: (saved.append(s.step), save(s, best)))
     kept = {"every_minutes": 1.5, "keep_last": 99}
     config = tiny_runs.config(
         text, train={"eval_every": 0, "chunk_steps": 1, "steps": 9}, checkpoint=kept
@@ -273,7 +273,7 @@ def test_bad_steps_are_passed_over_up_to_the_limit_and_named(
 
 
 def test_parameters_that_are_not_finite_are_never_saved(text, tmp_path, monkeypatch):
-    save, write = Loop._save, checkpoint.Checkpoints._write
+    save, write = Loop.save, checkpoint.Checkpoints._write
 
     def slow(*args):
         time.sleep(0.5)  # so that the good one is still being written when the bad one comes
@@ -286,7 +286,7 @@ def test_parameters_that_are_not_finite_are_never_saved(text, tmp_path, monkeypa
         save(loop, best)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "_write", slow)
-    monkeypatch.setattr(Loop, "_save", spoilt)
+    monkeypatch.setattr(Loop, "save", spoilt)
     error = fit(tiny_runs.config(text), tmp_path, monkeypatch, ends_with=UserError)
     assert "step 14: parameter token_embedding_table/embedding is not finite" in str(error)
     assert "not saved" in str(error) and "step 7" in str(error)

@@ -100,7 +100,7 @@ class Killed(BaseException):
 
 def moments(*calls: int):
     """Where to die: (object, its function, at which call of it, before or after it)."""
-    for owner, name in ((evaluate, "estimate_loss"), (Loop, "_write"), (Loop, "_save")):
+    for owner, name in ((evaluate, "estimate_loss"), (Loop, "write"), (Loop, "save")):
         for call in calls:
             yield pytest.param(owner, name, call, False, id=f"before {name} {call}")
             yield pytest.param(owner, name, call, True, id=f"after {name} {call}")
@@ -137,7 +137,7 @@ def test_an_evaluation_whose_checkpoint_was_lost_is_written_once(
     config = tiny_runs.config(text)
     fit(config, tmp_path, monkeypatch, stop_at=7)  # saves before it evaluates
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_save", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr(Loop, "save", lambda *_, **__: (_ for _ in ()).throw(Killed))
         fit(config, tmp_path, monkeypatch, ends_with=Killed)
     steps = [r["step"] for r in metrics.read(tmp_path / runs.METRICS) if "val_nats" in r]
     assert steps == [0, 7]  # the line is there, its checkpoint is not
