@@ -12,9 +12,11 @@ all curves are written beside.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import glob
 import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import jax
 
 from gptjax import (
+    checkpoint,
     cli,
     comparison,
     config_file,
@@ -39,16 +42,19 @@ from gptjax import (
 from gptjax import config as gptjax_config
 from gptjax.comparison import Line
 from gptjax.errors import UserError
-from gptjax.terminal import Terminal
+from gptjax.terminal import Terminal, shown
 
 
-def compare(workdirs: Sequence[Path], which: str | int, out: Path) -> tuple[list[Line], list[str]]:
+def compare(
+    workdirs: Sequence[Path], which: str | int, out: Path, terminal: Terminal
+) -> tuple[list[Line], list[str]]:
     """Measure the runs and write compare.md, compare.csv and compare.png.
 
     Args:
       workdirs: of the runs, in the order of the table.
       which: checkpoint, see ``runs.open_run``.
       out: folder of the files, made if absent.
+      terminal: is told of damaged checkpoints that were passed over.
 
     Returns:
       The lines of the table, baselines first, and what else there is to say.
@@ -57,8 +63,11 @@ def compare(workdirs: Sequence[Path], which: str | int, out: Path) -> tuple[list
       UserError: a folder without a run, or a corpus that is not there or not the trained one.
     """
     lines, notes, curves, last, beat = [], [], [], None, None
-    for workdir in workdirs:
-        run = runs.open_run(workdir, which)
+    opened = [runs.open_run(workdir, which) for workdir in workdirs]
+    named = collections.Counter(run.config.name for run in opened)
+    for workdir, run in zip(workdirs, opened, strict=True):
+        for notice in run.notices:
+            terminal.warn(f"{workdir}: {notice}")
         exp = experiment.of_run(run, workdir)
         blocks = yardsticks.block_losses(exp, run.params)
         mean, error = comparison.mean_and_error(blocks.nats, blocks.count)
@@ -68,17 +77,16 @@ def compare(workdirs: Sequence[Path], which: str | int, out: Path) -> tuple[list
         elif last.text != blocks.text:
             beat = {}  # two texts have no lines in common
         records, name = metrics.read(workdir / runs.METRICS), run.config.name
-        texts = [record["sample"] for record in records if record.get("sample")]
         lines.append(
             Line(
-                name if name not in [line.name for line in lines] else str(workdir),
+                name if named[name] == 1 else str(workdir),
                 mean,
                 error,
                 *(gained or (None, None)),
                 parameters=sum(leaf.size for leaf in jax.tree.leaves(run.params)),
                 flops=flops.training_flops_per_token(run.model),
                 seconds=(runs.summary(workdir) or {}).get("train_seconds"),
-                sample=comparison.sample_line(texts[-1] if texts else ""),
+                sample=comparison.sample_line(metrics.last_sample(records)),
             )
         )
         found = {curve.label: curve for curve in plot.curves_of(records)}
@@ -91,12 +99,18 @@ def compare(workdirs: Sequence[Path], which: str | int, out: Path) -> tuple[list
                 f"total variation (mean over the training text; the farthest {most:.4f})"
             )
         last = blocks
+    if not beat:
+        notes.append(
+            "not all runs were asked for the same tokens of the same text: their losses do not "
+            "compare, and neither gains nor lines to beat are shown"
+        )
     lines = [Line(name, nats) for name, nats in beat.items()] + lines
     out.mkdir(parents=True, exist_ok=True)
     files.write_whole(out / "compare.md", (comparison.markdown_table(lines) + "\n").encode())
     files.write_whole(out / "compare.csv", comparison.csv_table(lines).encode())
     why_none = plot.loss_curves(out / "compare.png", curves, beat, "val loss of each run")
-    notes.append(why_none or f"written to {out}: compare.md, compare.csv, compare.png")
+    written = f"written to {out}: compare.md, compare.csv"
+    notes += [written, why_none] if why_none else [f"{written}, compare.png"]
     return lines, notes
 
 
@@ -135,19 +149,27 @@ def ladder(args: Any, terminal: Terminal) -> list[Path]:
 def main(args: Any) -> int:
     """Print the table of the runs, or of the ladder."""
     found: list[Path] = []
+    unfinished: list[str] = []
     for name in filter(None, (part.strip() for part in args.workdirs.split(","))):
         if not glob.has_magic(name):
             found.append(Path(name))
             continue
         # A pattern may name folders that hold no run; the runs stand worst first.
-        done = {m: runs.summary(Path(m)) for m in sorted(glob.glob(name))}
-        done = {m: summary["final_val_nats"] for m, summary in done.items() if summary}
+        matches = {m: runs.summary(Path(m)) for m in sorted(glob.glob(name))}
+        done = {m: summary["best_val_nats"] for m, summary in matches.items() if summary}
+        unfinished += [m for m in matches if m not in done and checkpoint.available(Path(m))]
         if not done:
             raise UserError(f"--workdirs: no finished run matches {name!r}")
         found += [Path(m) for m in sorted(done, key=lambda m: -done[m])]
     if bool(found) == args.ladder:
         raise UserError("name the runs to compare (--workdirs=runs/a,runs/b), or say --ladder")
-    with Terminal() as terminal:
+    for flag in ("rungs", "steps", "data", "seed"):
+        if getattr(args, flag) not in ("", None) and not args.ladder:
+            raise UserError(f"--{flag} is of the rungs: say --ladder, or leave it out")
+    # A table to be redirected stands alone on stdout.
+    with Terminal(sys.stderr if args.markdown or args.csv else None) as terminal:
+        if unfinished:
+            terminal.warn(f"not finished, so left out: {', '.join(unfinished)}")
         try:
             if args.ladder:
                 found = ladder(args, terminal)
@@ -155,13 +177,13 @@ def main(args: Any) -> int:
             terminal.note(str(stopped))
             return signals.CONTINUE_ME
         out = Path(args.out or ("runs/ladder" if args.ladder else "runs/compare"))
-        lines, notes = compare(found, runs.which(args.checkpoint), out)
+        lines, notes = compare(found, runs.which(args.checkpoint), out, terminal)
     if args.markdown or args.csv:
         print((comparison.csv_table if args.csv else comparison.markdown_table)(lines).rstrip())
         return 0
     for note in notes:
         print(note)
-    print(f"\n{comparison.text_table(lines)}")
+    print(shown(f"\n{comparison.text_table(lines)}"))
     return 0
 
 

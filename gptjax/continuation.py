@@ -2,13 +2,14 @@
 
 In: a model with its tokenizer, prompts, samplers, a seed. Out: a ``Sample`` per row, with ids,
 log-probabilities and the reason why it stopped. Streaming calls back with text as it is made; the
-text is the same as without, since nothing but (seed, prompt, sample) decides it.
+text is the same as without: the seed, the prompt, its place and the number of the sample decide it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -24,6 +25,9 @@ from gptjax.tokenizer import Tokenizer
 
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
 STREAM_TOKENS, STOP_TOKENS = 8, 32
+
+# Rows that are made together; more come in groups, for a cache of all would not fit.
+GROUP_ROWS = 1024
 
 # A character of several bytes shows as U+FFFD at the end of a text until its last byte is made.
 HALF = "\ufffd"
@@ -66,7 +70,8 @@ class Settings:
     """How to continue a prompt, whatever the prompt.
 
     ``items`` says that the model writes items (names): each begins behind an end token and stops
-    at one. ``stop``: strings at which a text is cut. ``window``: see ``decoding.advance``.
+    at one. ``stop``: strings that cut a text, before the one that is complete first. ``window``:
+    see ``decoding.advance``.
     """
 
     max_new_tokens: int = 200
@@ -85,19 +90,23 @@ class Settings:
             raise UserError("a stop string must not be empty: every text begins with ''")
 
 
-def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> list[jax.Array]:
+def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> jax.Array:
     """Keys of n_prompts * num_samples rows: sample j of prompt i draws with (seed, i, j).
 
     So the first samples stay the same when more are asked for, or another prompt follows.
 
     Raises:
-      UserError: a seed that is not 0 to 2**32 - 1.
+      UserError: a seed that is not a whole number from 0 to 2**32 - 1 (or a key).
     """
-    if isinstance(seed, int) and not 0 <= seed < 2**32:  # JAX would take another one for it
-        raise UserError(f"seed={seed} must be at least 0 and below 2**32")
-    key = jax.random.key(seed) if isinstance(seed, int) else seed
-    of_prompt = [jax.random.fold_in(key, i) for i in range(n_prompts)]
-    return [jax.random.fold_in(one, j) for one in of_prompt for j in range(num_samples)]
+    if not isinstance(seed, jax.Array):
+        # JAX would take another number for it.
+        if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed} must be a whole number, at least 0 and below 2**32")
+        seed = jax.random.key(int(seed))
+    fold = jax.random.fold_in
+    of_prompt = jax.vmap(fold, (None, 0))(seed, jnp.arange(n_prompts))
+    each = jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(of_prompt, jnp.arange(num_samples))
+    return each.reshape(-1)
 
 
 def continue_rows(
@@ -105,17 +114,17 @@ def continue_rows(
     params: Any,
     tok: Tokenizer,
     prompts: Sequence[str],
-    keys: Sequence[jax.Array],
+    key_R: jax.Array,
     settings: Settings,
     on_text: Callable[[int, str], None] | None = None,
     cached: bool = True,
 ) -> list[Sample]:
-    """Continue a prompt per row, all rows in one batch.
+    """Continue a prompt per row, ``GROUP_ROWS`` rows in a batch.
 
     Args:
       model, params, tok: a trained model.
       prompts: of any lengths; an empty one begins as the corpus does, behind a line's end.
-      keys: a PRNG key per row; with its prompt it alone decides the row's text.
+      key_R: a PRNG key per row; with its prompt it alone decides the row's text.
       settings: how.
       on_text: called with (row, new text) as soon as text is sure to stay.
       cached: see ``decoding.start``.
@@ -124,14 +133,24 @@ def continue_rows(
       A sample per row.
 
     Raises:
-      UserError: a character outside the vocabulary, or logits that are not finite.
+      UserError: no prompt, a character outside the vocabulary, or logits that are not finite.
     """
+    if not len(prompts):
+        raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")
     ids = [prompt_ids(tok, prompt, settings.items) for prompt in prompts]
-    watched = [
-        Watched(tok, len(row), settings, prompt) for row, prompt in zip(ids, prompts, strict=True)
-    ]
-    turned = decoding.turn(params)
-    key_B = jnp.stack(keys)
+    turned, made = decoding.turn(params), []
+    for first in range(0, len(ids), GROUP_ROWS):
+        group = slice(first, first + GROUP_ROWS)
+        both = zip(prompts[group], ids[group], strict=True)
+        watched = [Watched(tok, *row, settings) for row in both]
+        _write(model, turned, tok, first, watched, key_R[group], settings, on_text, cached)
+        made += [row.sample() for row in watched]
+    return made
+
+
+def _write(model, turned, tok, first, watched, key_B, settings, on_text, cached) -> None:
+    """One group of rows, the first of which is row ``first``, until each has its end."""
+    ids = [row.prompt_ids for row in watched]
     rows = decoding.start(model, turned, ids, settings.max_new_tokens, key_B, cached)
     chunk = settings.max_new_tokens
     if on_text or settings.stop:
@@ -147,19 +166,28 @@ def continue_rows(
         for b, row in enumerate(watched):
             if np.asarray(rows.bad_B)[b]:
                 raise UserError(
-                    f"row {b}: the logits behind token {lengths[b]} are not finite: the parameters "
-                    "are damaged, or training diverged; try --checkpoint=best or an earlier step"
+                    f"row {first + b}: the logits behind token {lengths[b]} are not finite: the "
+                    "parameters are damaged, or training diverged; try --checkpoint=best or an "
+                    "earlier step"
                 )
             new = row.look(all_ids[b, : lengths[b]], log_probs[b, : lengths[b]], left == 0)
             done[b] |= bool(row.why)
             if on_text and new:
-                on_text(b, new)
+                on_text(first + b, new)
         rows = rows.replace(done_B=jnp.asarray(done))
-    return [row.sample() for row in watched]
 
 
 def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
-    """The tokens of a prompt; items, and a text without a prompt, begin behind an end token."""
+    """The tokens of a prompt; items, and a text without a prompt, begin behind an end token.
+
+    Raises:
+      UserError: a character outside the vocabulary, or an item that goes over a line's end.
+    """
+    if items and "\n" in prompt:
+        raise UserError(
+            f"the prompt {prompt!r:.80} goes over a line's end, and this run writes an item a "
+            "line: give one line of it, or several prompts"
+        )
     began = [tok.start_id] if items or not prompt else []
     return np.concatenate([began, tok.encode(prompt)]).astype(np.int32)
 
@@ -167,8 +195,9 @@ def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
 class Watched:
     """One row as its text grows: finds its end, and says which text is sure to stay."""
 
-    def __init__(self, tok: Tokenizer, n_prompt: int, settings: Settings, prompt: str):
-        self._tok, self._n, self._settings, self._prompt = tok, n_prompt, settings, prompt
+    def __init__(self, tok: Tokenizer, prompt: str, prompt_ids: np.ndarray, settings: Settings):
+        self._tok, self._prompt, self._settings = tok, prompt, settings
+        self.prompt_ids = prompt_ids
         self._told, self._text, self._ids, self._log_probs = 0, "", (), ()
         self.why = ""
 
@@ -176,15 +205,20 @@ class Watched:
         """Take in the row so far; returns the text that became sure since the last look."""
         if self.why:
             return ""
-        made, log_probs = ids[self._n :], log_probs[self._n :]
+        n_prompt = len(self.prompt_ids)
+        made, log_probs = ids[n_prompt:], log_probs[n_prompt:]
         if self._settings.items and len(made) and made[-1] == self._tok.start_id:
             made, log_probs, self.why = made[:-1], log_probs[:-1], "end"
         text = self._tok.decode(made)
         # A character half made is no U+FFFD yet that a stop string could name.
         whole = text if last or self.why else text.removesuffix(HALF)
-        found = [at for stop in self._settings.stop if (at := whole.find(stop)) >= 0]
+        # Where each is complete, and where it began. The first to be complete counts: which one
+        # that is does not depend on how much text there is at a look.
+        found = [
+            (at + len(stop), at) for stop in self._settings.stop if (at := whole.find(stop)) >= 0
+        ]
         if found:
-            text, self.why = text[: min(found)], "stop"
+            text, self.why = text[: min(found)[1]], "stop"
             n = 0
             while not self._tok.decode(made[:n]).startswith(text):
                 n += 1

@@ -76,7 +76,7 @@ def start(
         which takes one program instead of three.
 
     Returns:
-      The rows, L a power of two.
+      The rows; L is a power of two, or W where that is more.
     """
     B, longest = len(prompts), max(map(len, prompts))
     ids_BxL = np.zeros((B, max(bucket(longest + max_new_tokens), model.block_size)), np.int32)

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import batches, cli, counts, experiment, runs, scoring, sharding
+from gptjax import batches, cli, counts, experiment, runs, scoring, sharding, tokenizer
 from gptjax.batches import Batch
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
@@ -140,19 +140,22 @@ def _of_split(
     nats = exact_loss(exp, params, split, busy)
     rows = exp.rows[split]
     bigram = counts.count_bigram(exp.rows["train"].counted, run.tokenizer.vocab_size)
-    return {
-        "split": split,
-        **figures(nats, rows.n_predicted, exp.characters[split]),
-        "count_bigram_nats_per_token": bigram.nats(rows.counted),
-    }
+    report = {"split": split, **figures(nats, rows.n_predicted, exp.characters[split])}
+    if run.config.train.neighbours:  # its predictions are neighbours: no text is made of them
+        report = {k: v for k, v in report.items() if "character" not in k}
+    report |= _unknown(run.tokenizer, rows)
+    return report | {"count_bigram_nats_per_token": bigram.nats(rows.counted)}
+
+
+def _unknown(tok: tokenizer.Tokenizer, rows: batches.Rows) -> dict[str, float]:
+    """The share of unknown words: guessed as one token, however many letters they have."""
+    if not isinstance(tok, tokenizer.WordTokenizer):
+        return {}
+    return {"unknown_words": float(np.mean(rows.tokens == tokenizer.UNKNOWN_ID))}
 
 
 def _of_text(run: runs.Run, text_file: str, per_token: bool) -> dict[str, Any]:
-    if run.config.train.neighbours:
-        raise UserError(
-            f"this run learnt neighbours (train.neighbours={run.config.train.neighbours}), not "
-            "what comes next: its score of a text would mean nothing"
-        )
+    run.require_next("score a text")
     tok, model = run.tokenizer, run.model
     rows, characters = scoring.cut(
         read_text(text_file), tok, model, run.items, run.config.window(run.items)
@@ -160,6 +163,7 @@ def _of_text(run: runs.Run, text_file: str, per_token: bool) -> dict[str, Any]:
     scores = scoring.score(model, run.params, rows, run.config.train.batch_size)
     report = {"text_file": text_file, "cut": scoring.how_cut(rows, model, run.items)}
     report |= figures(float(scores.nats.mean()), len(scores.nats), characters)
+    report |= _unknown(tok, rows)
     if per_token:
         columns = (scores.row, scores.ids, scores.nats, scores.rank)
         report["per_token"] = [

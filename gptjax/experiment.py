@@ -96,12 +96,15 @@ class Experiment:
         return self.config.train.batch_size * per_row
 
 
-def build(config: Config, tok: tokenizer.Tokenizer | None = None) -> Experiment:
+def build(
+    config: Config, tok: tokenizer.Tokenizer | None = None, text: corpus.Corpus | None = None
+) -> Experiment:
     """Read the corpus and build everything that does not change while training.
 
     Args:
       config: the settings.
       tok: a trained run's tokenizer; None makes one of the corpus.
+      text: the corpus, where it has been read already.
 
     Returns:
       The experiment.
@@ -109,7 +112,7 @@ def build(config: Config, tok: tokenizer.Tokenizer | None = None) -> Experiment:
     Raises:
       UserError: the corpus cannot be had, or the settings do not fit it or the devices.
     """
-    text = corpus.load(config.data, config.seed)
+    text = text or corpus.load(config.data, config.seed)
     tok = tok or tokenizer.build(config.tokenizer, text.text)
     model = models.build(config.model, tok.vocab_size, tok.start_id)
     rows, characters = cut(config, text, tok, model)
@@ -121,22 +124,8 @@ def build(config: Config, tok: tokenizer.Tokenizer | None = None) -> Experiment:
 
 
 def of_run(run: Run, workdir: Path) -> Experiment:
-    """The experiment that a run was trained in, to measure it again.
-
-    Args:
-      run: a trained run.
-      workdir: its folder, for the message.
-
-    Raises:
-      UserError: the corpus cannot be had, or is not the one of the training.
-    """
-    exp, trained = build(run.config, run.tokenizer), run.meta["data"]["sha256"]
-    if exp.corpus.sha256 != trained:
-        raise UserError(
-            f"the corpus {exp.corpus.name} is not the one that {workdir} was trained on (sha256 "
-            f"{exp.corpus.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
-        )
-    return exp
+    """The experiment that a run was trained in, to measure it again; see ``Run.read_corpus``."""
+    return build(run.config, run.tokenizer, run.read_corpus(workdir))
 
 
 def cut(

@@ -25,7 +25,7 @@ import numpy as np
 from gptjax import cli, continuation, neighbours, plot, runs
 from gptjax.errors import UserError
 from gptjax.runs import Run
-from gptjax.terminal import Terminal
+from gptjax.terminal import Terminal, shown
 
 BAR = 40  # columns of the longest bar
 ON_THE_PLANE = 150  # names that a picture can hold
@@ -87,6 +87,12 @@ def find(run: Run, words: Sequence[str]) -> list[int]:
                 f"{word!r} is none of the model's {len(known):,} tokens{near}: name one "
                 f"{run.config.tokenizer.kind} of the text it was trained on"
             )
+    if run.config.train.neighbours:
+        for word in words:
+            if not word[0].isalnum():
+                raise UserError(
+                    f"{word!r} is no word: this run learnt words alone, passing it over"
+                )
     return [known[word] for word in words]
 
 
@@ -126,8 +132,7 @@ def look_near(run: Run, words: Sequence[str], args: Any) -> str:
     """The tokens whose vectors point most nearly as this one's."""
     (word,) = find(run, words)
     table = embeddings(run)
-    found = neighbours.nearest(table, table[word], args.top or 10, alike(run, [word]))
-    return bars([names(run)[i] for i, _ in found], [cosine for _, cosine in found])
+    return _nearest(run, table, table[word], args.top or 10, [word])
 
 
 def look_analogy(run: Run, words: Sequence[str], args: Any) -> str:
@@ -135,7 +140,17 @@ def look_analogy(run: Run, words: Sequence[str], args: Any) -> str:
     ids = find(run, words)
     table = embeddings(run)
     direction = neighbours.analogy(table, *ids)
-    found = neighbours.nearest(table, direction, args.top or 5, alike(run, ids))
+    return _nearest(run, table, direction, args.top or 5, ids)
+
+
+def _nearest(run: Run, table: np.ndarray, direction: np.ndarray, n: int, asked: list[int]) -> str:
+    """The tokens that point most nearly in a direction, but for those asked about."""
+    found = neighbours.nearest(table, direction, n, alike(run, asked))
+    if not found:
+        raise UserError(
+            f"the model's {len(table)} tokens hold no other one to answer with: ask a run with a "
+            "larger vocabulary"
+        )
     return bars([names(run)[i] for i, _ in found], [cosine for _, cosine in found])
 
 
@@ -173,11 +188,14 @@ def main(args: Any) -> int:
         raise UserError(f"{question} needs {n_words} of the model's tokens, and got {len(words)}")
     if args.top is not None and args.top < 1:
         raise UserError(f"--top={args.top} must be at least 1")
+    for flag, meant in (("every_position", "next"), ("out", "plane")):
+        if getattr(args, flag) and question != meant:
+            raise UserError(f"--{flag} belongs to the question {meant}, not to {question}")
     run = runs.open_run(Path(args.workdir), runs.which(args.checkpoint))
     with Terminal() as terminal:
         for notice in run.notices:
             terminal.warn(notice)
-    print(answer(run, words, args))
+    print(shown(answer(run, words, args)))
     return 0
 
 

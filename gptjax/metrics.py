@@ -11,7 +11,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,12 @@ class JsonLines:
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``; [] without a file, and torn lines are left out."""
     return [record for _, record in _lines(path)]
+
+
+def last_sample(records: Iterable[Mapping[str, Any]]) -> str:
+    """The text that a run wrote last, "" where it wrote none."""
+    texts = [record["sample"] for record in records if isinstance(record.get("sample"), str)]
+    return next((text for text in reversed(texts) if text), "")
 
 
 class TensorBoard:

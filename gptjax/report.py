@@ -70,7 +70,7 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
     """
     exp, config, say = loop.exp, loop.exp.config, loop.terminal.note
     summary = runs.summary(loop.workdir) if loop.resumed == loop.step else None
-    if not summary or summary.get("steps") != loop.step or not _whole(summary):
+    if not summary or summary["steps"] != loop.step:
         summary = measure(loop, bigram)
     band = None if why_no_band else config.expected.get(exp.corpus.name)
     why = why_no_band or f"{config.name} has no band for {exp.corpus.name}"
@@ -83,8 +83,7 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
         {"count bigram": bigram["val"]},
         f"{config.name} on {exp.corpus.name}",
     )
-    text = next((line["sample"] for line in reversed(records) if line.get("sample")), "")
-    if text:
+    if text := metrics.last_sample(records):
         say(f"sample, temperature {config.sample.temperature}:")
         loop.terminal.sample(text)
     say(
@@ -100,12 +99,6 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
         say(no_picture)
     loop.terminal.verdict(summary["verdict"], ok)
     return summary
-
-
-def _whole(summary: dict[str, Any]) -> bool:
-    """Whether a file that says summary.json holds what this page shows."""
-    shown = ("final_train_nats", "final_val_nats", "best_val_nats", "best_step", "train_seconds")
-    return all(type(summary.get(n)) in (int, float) for n in (*shown, "tokens_per_second"))
 
 
 def measure(loop: Loop, bigram: dict[str, float]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gptjax import checkpoint, continuation, models, samplers, tokenizer
+from gptjax import checkpoint, continuation, corpus, models, samplers, tokenizer
 from gptjax import config as gptjax_config
 from gptjax.config import Config
 from gptjax.continuation import Sample, Settings
@@ -27,6 +27,9 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 RECORD = "run.json"
 CURVE = "loss.png"
+# Figures that every summary.json holds, and that other pages show.
+SHOWN = ("steps", "final_train_nats", "final_val_nats", "best_val_nats", "best_step")
+SHOWN += ("train_seconds", "tokens_per_second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +77,40 @@ class Run:
         if num_samples < 1:
             raise UserError(f"num_samples={num_samples} must be 1 or more")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        keys = continuation.row_keys(seed, len(prompts), num_samples)
+        key_R = continuation.row_keys(seed, len(prompts), num_samples)
         rows = [p for p in prompts for _ in range(num_samples)]
-        return self.continue_rows(rows, keys, self.settings(**settings), on_text)
+        return self.continue_rows(rows, key_R, self.settings(**settings), on_text)
 
-    def continue_rows(self, prompts, keys, settings, on_text=None) -> list[Sample]:
+    def continue_rows(self, prompts, key_R, settings, on_text=None) -> list[Sample]:
         """``continuation.continue_rows`` with this run's model."""
         return continuation.continue_rows(
-            self.model, self.params, self.tokenizer, prompts, keys, settings, on_text
+            self.model, self.params, self.tokenizer, prompts, key_R, settings, on_text
         )
+
+    def read_corpus(self, workdir: Path) -> corpus.Corpus:
+        """The text it learnt from, read again, to measure the run anew.
+
+        Args:
+          workdir: its folder, for the message.
+
+        Raises:
+          UserError: the corpus cannot be had, or is not the one of the training.
+        """
+        text, trained = corpus.load(self.config.data, self.config.seed), self.meta["data"]["sha256"]
+        if text.sha256 != trained:
+            raise UserError(
+                f"the corpus {text.name} is not the one that {workdir} was trained on (sha256 "
+                f"{text.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
+            )
+        return text
+
+    def require_next(self, to: str) -> None:
+        """Refuse, in one line, to do ``to`` with a run that did not learn what comes next."""
+        if self.config.train.neighbours:
+            raise UserError(
+                f"this run learnt neighbours (train.neighbours={self.config.train.neighbours}), "
+                f"not what comes next, and cannot {to}: ask look near or look analogy"
+            )
 
     def settings(
         self,
@@ -96,6 +124,7 @@ class Run:
         window: str = "exact",
     ) -> Settings:
         """The settings of a generation, checked; see samplers.py and ``decoding.advance``."""
+        self.require_next("write")
         sampler = samplers.build(temperature, top_k, top_p, min_p, repetition_penalty)
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         return Settings(max_new_tokens, sampler, stop, window, self.items)
@@ -184,12 +213,15 @@ def abstract_params(model: nn.Module) -> Any:
 
 
 def summary(workdir: Path) -> dict[str, Any] | None:
-    """The figures of a finished run, None where there are none to read."""
+    """The figures of a finished run (see ``report.measure``), None where some are missing."""
     try:
         figures = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return figures if isinstance(figures, dict) else None
+    is_whole = isinstance(figures, dict) and all(
+        type(figures.get(name)) in (int, float) for name in SHOWN
+    )
+    return figures if is_whole else None
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:

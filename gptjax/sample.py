@@ -21,6 +21,7 @@ from gptjax import cli, continuation, corpus, decoding, overlap, runs, samplers
 from gptjax.continuation import Sample, Settings
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
+from gptjax.terminal import shown
 from gptjax.texts import read_text
 
 ITEMS_SHOWN = 10
@@ -35,9 +36,9 @@ def preview(exp: Experiment, params: Any, step: int) -> str:
     settings = Settings(config.max_new_tokens, sampler, items=items)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(exp.config.seed), 2), step)
     rows = ITEMS_SHOWN if items else 1
-    keys = continuation.row_keys(key, 1, rows)
+    key_R = continuation.row_keys(key, 1, rows)
     made = continuation.continue_rows(
-        exp.model, params, exp.tokenizer, [config.prompt] * rows, keys, settings, cached=False
+        exp.model, params, exp.tokenizer, [config.prompt] * rows, key_R, settings, cached=False
     )
     return "\n".join(sample.prompt + sample.text for sample in made)
 
@@ -45,14 +46,15 @@ def preview(exp: Experiment, params: Any, step: int) -> str:
 def main(args: Any) -> int:
     """Print continuations of the prompts."""
     for name, most in (("max_new_tokens", 2**24), ("num_samples", 2**20), ("seed", 2**32 - 1)):
-        if (getattr(args, name, None) or 0) > most:
+        if (getattr(args, name) or 0) > most:
             raise UserError(f"--{name}={getattr(args, name)} must be at most {most:,}")
     run = runs.open_run(Path(args.workdir), runs.which(args.checkpoint))
     for notice in run.notices:
         print(f"warning: {notice}", file=sys.stderr)
     prompts = list(args.prompt)
     if args.prompt_file:
-        prompts.append(read_text(args.prompt_file))
+        text = read_text(args.prompt_file)
+        prompts.append(text.removesuffix("\n") if run.items else text)
     prompts = prompts or [""]
     settings = run.settings(
         max_new_tokens=args.max_new_tokens,
@@ -73,16 +75,17 @@ def main(args: Any) -> int:
             raise UserError("--stream shows text as it is made: not with --json or --report")
         _stream(run, prompts, settings, args.seed, num_samples)
         return 0
-    keys = continuation.row_keys(args.seed, len(prompts), num_samples)
-    made = run.continue_rows([p for p in prompts for _ in range(num_samples)], keys, settings)
+    text = run.read_corpus(Path(args.workdir)) if args.report else None
+    key_R = continuation.row_keys(args.seed, len(prompts), num_samples)
+    made = run.continue_rows([p for p in prompts for _ in range(num_samples)], key_R, settings)
     if args.json:
         for sample in made:
             print(json.dumps(dataclasses.asdict(sample), ensure_ascii=False))
     else:
         between = "\n" if run.items else f"\n{'─' * 40}\n"
-        print(between.join(sample.prompt + sample.text for sample in made))
-    if args.report:
-        print(_report(run, made), file=sys.stderr if args.json else sys.stdout)
+        print(shown(between.join(sample.prompt + sample.text for sample in made)))
+    if text:
+        print(_report(text, made), file=sys.stderr if args.json else sys.stdout)
     return 0
 
 
@@ -90,22 +93,22 @@ def _stream(
     run: runs.Run, prompts: list[str], settings: Settings, seed: int, num_samples: int
 ) -> None:
     """One row after the other, each as it is made: the same texts as all at once."""
-    keys = continuation.row_keys(seed, len(prompts), num_samples)
+    key_R = continuation.row_keys(seed, len(prompts), num_samples)
     rows = [prompt for prompt in prompts for _ in range(num_samples)]
-    for number, (prompt, key) in enumerate(zip(rows, keys, strict=True)):
+    for number, prompt in enumerate(rows):
         if number and not run.items:
             print("─" * 40)
-        print(prompt, end="", flush=True)
+        print(shown(prompt), end="", flush=True)
+        key = key_R[number : number + 1]
         run.continue_rows(
-            [prompt], [key], settings, lambda _, text: print(text, end="", flush=True)
+            [prompt], key, settings, lambda _, text: print(shown(text), end="", flush=True)
         )
         print()
 
 
-def _report(run: runs.Run, made: list[Sample]) -> str:
+def _report(text: corpus.Corpus, made: list[Sample]) -> str:
     """How much of what was made stands in the corpus already."""
-    text = corpus.load(run.config.data, run.config.seed)
-    if not run.items:
+    if text.kind != "items":
         longest = max((overlap.longest(s.text, text.splits["train"]) for s in made), key=len)
         return f"\nlongest passage of the training text: {len(longest)} characters, {longest!r}"
     words = [sample.prompt + sample.text for sample in made]

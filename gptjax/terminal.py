@@ -212,6 +212,11 @@ def _console(stream: TextIO, live: bool) -> Console:
     )
 
 
+def shown(text: str) -> str:
+    """A text as stdout may have it: as it is in a pipe or a file, harmless on a terminal."""
+    return _safe(text) if sys.stdout.isatty() else text
+
+
 def _safe(text: str) -> str:
     """Escape what could move the cursor or turn the writing round; keep joiners and wide spaces."""
     harmless = "\n\xa0\u3000\u200c\u200d"

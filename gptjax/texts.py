@@ -118,7 +118,7 @@ def read_text(name: str) -> str:
             f"0x{data[error.start]:02x}; save it again as UTF-8"
         ) from error
     if not text.strip():
-        raise UserError(f"{name!r} is empty ({len(data)} bytes): give a text to learn from")
+        raise UserError(f"{name!r} is empty ({len(data)} bytes): give a file with a text in it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -20,7 +20,8 @@ from gptjax.errors import UserError
 
 KINDS = ("char", "word", "byte")
 MAX_VOCABULARY = 10_000_000  # entries accepted from JSON
-UNKNOWN = "<unk>"  # never a piece of a text: it would be cut into "<", "unk" and ">"
+# Of every unknown word; never a piece of a text: it would be cut into "<", "unk" and ">".
+UNKNOWN, UNKNOWN_ID = "<unk>", 0
 
 # `\w` leaves out the marks that Indic scripts and diacritics write inside a word: they are added.
 _LETTER = r"[\w\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u200c\u200d]"
@@ -146,7 +147,7 @@ class WordTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         known = self._id_of_piece
-        return np.array([known.get(piece, 0) for piece in _PIECE.findall(text)], np.int32)
+        return np.array([known.get(piece, UNKNOWN_ID) for piece in _PIECE.findall(text)], np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         ids_T = _checked_ids(ids, self.vocab_size)

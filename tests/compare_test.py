@@ -5,6 +5,7 @@ import io
 import json
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from gptjax import (
     flops,
     models,
     runs,
+    shelf,
     train,
     yardsticks,
 )
@@ -33,6 +35,7 @@ TEXT = "the cat sat on the mat; a rat ate the fat hat that sat there.\n" * 50
 
 
 def make_run(folder, name, text=TEXT, **fields):
+    folder.mkdir(exist_ok=True)
     path = folder / f"{len(text)}.txt"
     path.write_text(text, encoding="utf-8")
     config = config_file.load(name)
@@ -41,7 +44,8 @@ def make_run(folder, name, text=TEXT, **fields):
     config.train.update(steps=30, batch_size=5, eval_every=10, eval_iters=3)
     config.sample.max_new_tokens = 12
     for field, value in fields.items():
-        config.model[field] = value
+        part, _, leaf = field.rpartition("__")
+        config[part or "model"][leaf] = value
     with Terminal(io.StringIO()) as terminal:
         train.fit(gptjax_config.from_dict(config), folder / config.name, terminal)
     return folder / config.name
@@ -51,6 +55,11 @@ def make_run(folder, name, text=TEXT, **fields):
 def two_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return make_run(folder, "bigram"), make_run(folder, "ladder:head", n_embd=8)
+
+
+def compare(workdirs, which, out):
+    with Terminal(io.StringIO()) as terminal:
+        return verb.compare(workdirs, which, out, terminal)
 
 
 def args(**flags):
@@ -94,7 +103,7 @@ def test_the_blocks_add_up_to_the_exact_loss(two_runs, which):
 
 
 def test_the_table_says_what_each_run_gained(two_runs, tmp_path):
-    lines, notes = verb.compare(two_runs, "best", tmp_path / "out")
+    lines, notes = compare(two_runs, "best", tmp_path / "out")
     uniform, unigram, bigram, table, head = lines
     assert [line.name for line in lines[:3]] == ["uniform", "unigram", "count bigram"]
     assert uniform.val_nats > unigram.val_nats > bigram.val_nats
@@ -114,16 +123,74 @@ def test_the_table_says_what_each_run_gained(two_runs, tmp_path):
 
 def test_runs_of_two_texts_have_no_gain_and_no_common_lines(two_runs, tmp_path):
     other = make_run(tmp_path, "bigram", "another text about dogs.\n" * 70)
-    lines, _ = verb.compare([two_runs[0], other], "last", tmp_path)
-    assert [line.name for line in lines] == ["bigram", str(other)]
-    assert lines[1].gained is None
+    lines, notes = compare([two_runs[0], other], "last", tmp_path)
+    # Two runs of one name go by their folders, both.
+    assert [line.name for line in lines] == [str(two_runs[0]), str(other)]
+    assert lines[1].gained is None and any("do not compare" in note for note in notes)
+
+
+def test_two_ways_to_split_one_text_are_two_texts(tmp_path):
+    items = "\n".join("abc"[i % 3] + "de"[i % 2] * (i % 7) for i in range(300))
+    both = [
+        make_run(tmp_path / split, "mlp_names", items, data__kind="items", data__split=split)
+        for split in ("distinct", "makemore")
+    ]
+    assert compare(both, "last", tmp_path)[0][1].gained is None
+
+
+def test_the_checkpoint_that_was_asked_for_is_measured(two_runs, tmp_path):
+    losses = {
+        which: compare([two_runs[1]], which, tmp_path)[0][-1].val_nats for which in (20, "last")
+    }
+    assert losses[20] > losses["last"]
+    verb.main(args(workdirs=str(two_runs[1]), out=str(tmp_path), checkpoint="20"))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "compare.csv").read_text("utf-8"))))
+    assert float(rows[-1]["val_nats"]) == losses[20]
+
+
+def test_a_damaged_checkpoint_that_was_passed_over_is_told(two_runs, tmp_path, capsys):
+    run = Path(shutil.copytree(two_runs[0], tmp_path / "copy"))
+    (shelf.slots(run)[-1].path / "params" / "manifest.ocdbt").write_bytes(b"")
+    flags = args(workdirs=str(run), out=str(tmp_path), checkpoint="last", csv=True)
+    assert verb.main(flags) == 0
+    said = capsys.readouterr()
+    assert "is used instead" in said.err and str(run) in said.err
+    assert said.out.startswith("name,val_nats")
+
+
+@pytest.mark.parametrize("wrong", ["null", '"x"', "true", None])
+def test_a_summary_that_is_not_whole_is_none(two_runs, tmp_path, wrong, capsys):
+    run = Path(shutil.copytree(two_runs[0], tmp_path / "copy"))
+    figures = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    figures["train_seconds"] = json.loads(wrong) if wrong else figures.pop("train_seconds") and 0
+    if wrong is None:
+        del figures["train_seconds"]
+    (run / "summary.json").write_text(json.dumps(figures), encoding="utf-8")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 30, "sample": 5}\n')
+    line = compare([run], "best", tmp_path)[0][-1]
+    assert line.seconds is None and isinstance(line.sample, str)
+    both = args(workdirs=f"{two_runs[0]},{tmp_path}/c*", out=str(tmp_path))
+    with pytest.raises(UserError, match="no finished run matches"):
+        verb.main(both)
+    shutil.copytree(two_runs[1], tmp_path / "c2")
+    assert verb.main(both) == 0
+    assert f"left out: {run}" in capsys.readouterr().err
+
+
+def test_the_picture_has_the_lines_to_beat(two_runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(verb.plot, "loss_curves", lambda *given: drawn.append(given) or "none")
+    notes = compare(two_runs, "best", tmp_path)[1]
+    assert list(drawn[0][2]) == ["uniform", "unigram", "count bigram"] and len(drawn[0][1]) == 2
+    assert notes[-1] == "none" and "compare.csv" in notes[-2] and "png" not in notes[-2]
 
 
 def test_a_changed_text_is_refused(two_runs, tmp_path):
     run = shutil.copytree(make_run(tmp_path, "bigram", TEXT + "t"), tmp_path / "copy")
     (tmp_path / f"{len(TEXT) + 1}.txt").write_text(TEXT + "a", encoding="utf-8")
     with pytest.raises(UserError, match="is not the one that .*copy was trained on"):
-        verb.compare([run], "best", tmp_path)
+        compare([run], "best", tmp_path)
 
 
 def test_the_verb_prints_the_table_last(two_runs, tmp_path, capsys):
@@ -149,7 +216,10 @@ def test_the_ladder_is_trained_compared_and_not_trained_again(tmp_path, capsys, 
     assert "rung 1 of 2: bigram" in out and out.rstrip().splitlines()[-1].startswith("ladder-embed")
     assert (tmp_path / "l/embed/summary.json").exists() and (tmp_path / "l/compare.png").exists()
     monkeypatch.setattr(experiment.Experiment, "train_batches", None)
+    flags.markdown = True
     assert verb.main(flags) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("| run |") and "rung 1 of 2: bigram" in said.err
 
 
 @pytest.mark.parametrize(
@@ -161,6 +231,8 @@ def test_the_ladder_is_trained_compared_and_not_trained_again(tmp_path, capsys, 
         ({"ladder": True, "steps": 0}, "--steps=0 must be at least 1"),
         ({"workdirs": "nowhere/*"}, "no finished run matches"),
         ({"workdirs": "nowhere"}, "no folder 'nowhere'"),
+        ({"workdirs": "a", "rungs": "head"}, "--rungs is of the rungs: say --ladder"),
+        ({"workdirs": "a", "seed": 0}, "--seed is of the rungs"),
     ],
 )
 def test_mistakes(flags, message, tmp_path):

@@ -4,9 +4,10 @@ The models are small tables, so that what follows what is known.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptjax import continuation, models, samplers
@@ -154,9 +155,12 @@ def test_text_is_told_as_it_is_made():
     stop=st.lists(st.sampled_from(["a", "é", "a€", "é😀", "\ufffd", "\ufffda", "aé€"]), max_size=2),
     cuts=st.sets(st.integers(1, 29)),
 )
+@example(made=list("aé€b".encode()), stop=["é", "aé€"], cuts={3})
+@example(made=list("aé€b".encode()), stop=["aé€", "€"], cuts={5})
 def test_whatever_bytes_come_and_whenever_one_looks_the_text_is_one(made, stop, cuts):
     def watch(cuts):
-        row, ids = Watched(BYTES, 0, Settings(stop=tuple(stop)), ""), np.array(made, np.int32)
+        settings, ids = Settings(stop=tuple(stop)), np.array(made, np.int32)
+        row = Watched(BYTES, "", ids[:0], settings)
         told = ""
         for end in sorted(c for c in cuts if c < len(made)) + [len(made)]:
             told += row.look(ids[:end], np.zeros(end), end == len(made))
@@ -167,8 +171,8 @@ def test_whatever_bytes_come_and_whenever_one_looks_the_text_is_one(made, stop, 
     assert told == sample.text == plain.text == whole
     assert BYTES.decode(sample.ids).startswith(sample.text)
     expected = BYTES.decode(made)
-    firsts = [expected.find(s) for s in stop if s in expected]
-    assert sample.text == expected[: min(firsts, default=None)]
+    complete = [(expected.find(s) + len(s), expected.find(s)) for s in stop if s in expected]
+    assert sample.text == expected[: min(complete, default=(None, None))[1]]
 
 
 # ---- what a text depends on -------------------------------------------------------------------
@@ -187,9 +191,33 @@ def test_a_row_does_not_depend_on_its_company():
     prompts = ["a", "", "dcba", "é", "abcd" * 5, "b", "cc"]
     seven = generate(CHARS, "abcd", prompts, **CHANCE)
     model, params = cycle(CHARS, "abcd", 1.0)
-    for prompt, key, together in zip(prompts, row_keys(0, 7, 1), seven, strict=True):
-        settings = Settings(30, samplers.build(1.0))
-        assert continue_rows(model, params, CHARS, [prompt], [key], settings) == [together]
+    for b, (prompt, together) in enumerate(zip(prompts, seven, strict=True)):
+        settings, key_R = Settings(30, samplers.build(1.0)), row_keys(0, 7, 1)[b : b + 1]
+        assert continue_rows(model, params, CHARS, [prompt], key_R, settings) == [together]
+
+
+def test_many_rows_come_in_groups_and_are_the_same(monkeypatch):
+    told = {}
+    prompts = ["a", "", "dcba", "é", "abcd" * 5, "b", "cc"]
+    together = generate(CHARS, "abcd", prompts, **CHANCE)
+    monkeypatch.setattr(continuation, "GROUP_ROWS", 3)
+
+    def on_text(row, new):
+        told[row] = told.get(row, "") + new
+
+    assert generate(CHARS, "abcd", prompts, **CHANCE) == together
+    assert generate(CHARS, "abcd", prompts, on_text=on_text, **CHANCE) == together
+    assert [told[b] for b in range(7)] == [sample.text for sample in together]
+
+
+def test_keys_are_those_of_seed_prompt_and_number():
+    folded = [
+        jax.random.fold_in(jax.random.fold_in(jax.random.key(5), i), j)
+        for i in range(3)
+        for j in range(2)
+    ]
+    keys = row_keys(np.int64(5), 3, 2)
+    assert (jax.random.key_data(keys) == jax.random.key_data(jnp.stack(folded))).all()
 
 
 def test_a_seed_decides_the_text():
@@ -219,10 +247,21 @@ def test_a_wrong_setting_is_one_line_that_names_it(settings, named):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "7"])
 def test_a_seed_that_jax_would_take_for_another_is_refused(seed):
-    with pytest.raises(UserError, match=f"seed={seed}"):
+    with pytest.raises(UserError, match=f"seed={seed} must be a whole number"):
         row_keys(seed, 1, 1)
+
+
+def test_no_prompt_at_all_is_refused():
+    with pytest.raises(UserError, match="there is no prompt"):
+        generate(CHARS, "abcd", [])
+
+
+def test_an_item_does_not_go_over_a_lines_end():
+    tok = CharTokenizer("\nabcd")
+    with pytest.raises(UserError, match=r"'ab\\nc' goes over a line's end"):
+        generate(tok, "abcd", ["a", "ab\nc"], items=True)
 
 
 def test_a_prompt_outside_the_vocabulary_is_explained():
