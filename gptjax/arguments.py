@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
@@ -86,6 +87,9 @@ def parse(
     args = SimpleNamespace(**{flag.name: values[flag.name].value for flag in flags})
     if args.help:
         return args
+    for folder in ("workdir", "out"):  # a shell leaves the ~ of --workdir=~/runs/x alone
+        if hasattr(args, folder):
+            setattr(args, folder, os.path.expanduser(getattr(args, folder)))
     values = _flag_values()
     if config:
         from gptjax import config as gptjax_config

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from gptjax import integrity, leaves, shelf
+from gptjax import files, integrity, leaves, shelf
 from gptjax.errors import UserError
 from gptjax.shelf import available, best, last  # noqa: F401  (for those who read a run)
 
@@ -69,7 +69,10 @@ class Checkpoints:
             line = f"cannot make {self._folder} ({error.strerror}); choose another --workdir"
             raise UserError(line) from error
         shelf.clean(workdir)
+        files.clean(self._workdir)
         self._best = best(workdir)
+        # The newest one's step; whoever finds that one damaged knows better and says so.
+        self.safe = last(workdir)
         self._pending: tuple[int, Future] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         _orbax()  # imports for half a second: better here than between two steps
@@ -149,6 +152,7 @@ class Checkpoints:
             shelf.remove(unfinished)  # gives the space back
             raise
         integrity.sync_folder(self._folder)
+        self.safe = step
         for old in shelf.surplus(shelf.slots(self._workdir), new, self._config.keep_last):
             shelf.delete(old)
 
@@ -156,11 +160,12 @@ class Checkpoints:
         why = " ".join(str(error).split())[:200]
         with contextlib.suppress(OSError):
             why += f"; {shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free"
-        there = last(self._workdir)
-        kept = "no earlier one is there" if there is None else f"that of step {there} is kept"
+        kept = "there is no other" if self.safe is None else f"that of step {self.safe} is kept"
+        stops = self._config.on_full_disk == "stop"
+        way_out = " and start again, or set checkpoint.on_full_disk=continue" if stops else ""
         return (
             f"the checkpoint of step {step} could not be written to {self._folder} ({why}); "
-            f"{kept}: make room and start again, or set checkpoint.on_full_disk=continue"
+            f"{kept}: make room{way_out}"
         )
 
 

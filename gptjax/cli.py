@@ -8,6 +8,7 @@ verb calls under ``if __name__ == "__main__"``; importing this file defines none
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ from absl import logging as absl_logging
 
 from gptjax import arguments, compilation_cache, pages
 from gptjax.arguments import Flag
-from gptjax.errors import UserError
+from gptjax.errors import UserError, harmless
 
 __all__ = ["Flag", "call", "run"]
 
@@ -43,6 +44,9 @@ def run(
       config: whether the verb takes ``--config=file`` and ``--config.field=value``.
       words: the attribute that gets the arguments that are no flags; "" refuses them.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows' code pages know few characters
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -92,7 +96,7 @@ def call(
             raise
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"{argv[0]}: {' '.join(line.splitlines())}", file=sys.stderr)
+        print(f"{argv[0]}: {harmless(' '.join(line.splitlines()))}", file=sys.stderr)
         return code
 
 
@@ -105,9 +109,13 @@ def _ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         named = error.strerror and error.filename is not None
         line = f"{error.filename}: {error.strerror}" if named else str(error)
-        return 2, f"{line} (--debug shows where)"
+        room = "make room and start again; " if error.errno == errno.ENOSPC else ""
+        return 2, f"{line} ({room}--debug shows where)"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return 2, "out of memory: try a smaller batch or model (--debug shows where)"
+        smaller = "a smaller batch, model or train.chunk_steps"
+        return 2, f"out of memory: try {smaller} (--debug shows where)"
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+        return 2, f"{str(error).splitlines()[0]}: unset JAX_PLATFORMS, or set it to cpu"
     return 1, ""
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import glob
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -151,6 +152,7 @@ def main(args: Any) -> int:
     found: list[Path] = []
     unfinished: list[str] = []
     for name in filter(None, (part.strip() for part in args.workdirs.split(","))):
+        name = os.path.expanduser(name)
         if not glob.has_magic(name):
             found.append(Path(name))
             continue

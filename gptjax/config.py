@@ -45,6 +45,11 @@ class Config:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed} must be at least 0 and below 2**32")
+        if not self.name or self.name.strip(".") == "" or set(self.name) & set("/\\\0"):
+            raise UserError(
+                f"name={self.name!r:.80} must be the name of a folder, without / or \\: --workdir "
+                "puts the run elsewhere"
+            )
         window, block_size = self.train.window, self.model.block_size
         if self.model.kind not in ("bigram", "ngram", "mlp") and window > block_size:
             raise UserError(
@@ -181,7 +186,7 @@ def _typed(value: Any, kind: type, path: str) -> Any:
     # bool is a subclass of int: n_layer=True is a mistake, not a 1.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{path}={value!r} is {type(value).__name__}, must be {kind.__name__}")
-    return value
+    return kind(value) if kind is float else value  # numpy's float64 is a float, and prints as none
 
 
 def _bands(value: Any, path: str) -> dict[str, tuple[float, float]]:
@@ -189,7 +194,8 @@ def _bands(value: Any, path: str) -> dict[str, tuple[float, float]]:
         raise UserError(f"{path} must map a corpus name to (low, high) nats, not {value!r}")
     bands = {}
     for name, band in value.items():
-        if not isinstance(band, (tuple, list)) or len(band) != 2 or not band[0] <= band[1]:
+        two = isinstance(band, (tuple, list)) and len(band) == 2
+        if not two or not all(type(x) in (int, float) for x in band) or not band[0] <= band[1]:
             raise UserError(f"{path}.{name} must be (low, high) nats, not {band!r}")
         bands[name] = (float(band[0]), float(band[1]))
     return bands

@@ -26,6 +26,8 @@ from gptjax.tokenizer import Tokenizer
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
 STREAM_TOKENS, STOP_TOKENS = 8, 32
 
+MOST_TOKENS = 2**24  # of one text
+
 # Rows that are made together; more come in groups, for a cache of all would not fit.
 GROUP_ROWS = 1024
 
@@ -42,8 +44,11 @@ class SampleConfig:
     temperature: Annotated[float, "logits are divided by it; 0 takes the likeliest token"] = 0.8
 
     def __post_init__(self):
-        if self.max_new_tokens < 0:
-            raise UserError(f"sample.max_new_tokens={self.max_new_tokens} must not be negative")
+        if not 0 <= self.max_new_tokens <= MOST_TOKENS:
+            raise UserError(
+                f"sample.max_new_tokens={self.max_new_tokens} must not be negative or above "
+                f"{MOST_TOKENS:,}"
+            )
         if not 0 <= self.temperature < math.inf:
             raise UserError(
                 f"sample.temperature={self.temperature} must not be negative or infinite"
@@ -81,8 +86,10 @@ class Settings:
     items: bool = False
 
     def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens={self.max_new_tokens} must be 1 or more")
+        if not 1 <= self.max_new_tokens <= MOST_TOKENS:
+            raise UserError(
+                f"max_new_tokens={self.max_new_tokens} must be 1 or more, at most {MOST_TOKENS:,}"
+            )
         if self.window not in decoding.WINDOWS:
             known = " or ".join(decoding.WINDOWS)
             raise UserError(f"window={self.window!r} is unknown: choose {known}")

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import batches, cli, counts, experiment, runs, scoring, sharding, tokenizer
+from gptjax import batches, cli, counts, experiment, metrics, runs, scoring, sharding, tokenizer
 from gptjax.batches import Batch
 from gptjax.errors import UserError
 from gptjax.experiment import Experiment
@@ -93,7 +93,7 @@ def figures(nats_per_token: float, tokens: int, characters: int) -> dict[str, fl
         "bits_per_token": nats_per_token / math.log(2),
         "nats_per_character": per_character,
         "bits_per_character": per_character / math.log(2),
-        "perplexity": math.exp(nats_per_token),
+        "perplexity": math.exp(nats_per_token) if nats_per_token < 700 else math.inf,
         "tokens": tokens,
         "characters": characters,
     }
@@ -117,7 +117,7 @@ def main(args: Any) -> int:
         )
     report = {"workdir": str(workdir), "step": run.step} | measured
     if args.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(metrics.plain(report), ensure_ascii=False))
         return 0
     tokens = report.pop("per_token", [])
     for name, value in report.items():

@@ -153,7 +153,7 @@ def cut(
     if config.train.neighbours:
         return _pairs(config, splits, tok, end_id), characters
     if not items:
-        for name, tokens in splits.items():
+        for name, tokens in sorted(splits.items(), key=lambda split: len(split[1])):
             corpus.check_length(name, len(tokens), window + model.lookback)
     sizes = (model.block_size, model.lookback, window)
     return batches.make_rows(splits, end_id, *sizes, model.slides), characters

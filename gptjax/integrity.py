@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gptjax import files
 from gptjax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -72,12 +73,9 @@ def read(folder: Path) -> dict[str, Any]:
       UserError: a later gptjax wrote it.
     """
     try:
-        with open(folder / MANIFEST, "rb") as file:
-            text = file.read(MANIFEST_LIMIT + 1)
+        text = files.read_small(folder / MANIFEST, MANIFEST_LIMIT)
     except OSError as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from error
-    if len(text) > MANIFEST_LIMIT:
-        raise Damaged(f"{MANIFEST} has more than the allowed {MANIFEST_LIMIT} bytes")
     try:
         outer = json.loads(text)
         inner, said = outer["manifest"], outer["sha256"]
@@ -91,7 +89,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise Damaged(f"{MANIFEST} lists no files")
     if inner.get("format") != FORMAT:
         raise UserError(
-            f"{folder} has format {inner.get('format')!r}, this gptjax reads {FORMAT}; update it"
+            f"{folder} has format {inner.get('format')!r:.40}, this gptjax reads {FORMAT}: update "
+            "it"
         )
     return inner
 

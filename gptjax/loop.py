@@ -65,7 +65,12 @@ class Loop:
                 terminal.warn(warning)
             self.state, self.notes = continued.state, continued.notes
             self.memory |= continued.memory
-            self.resumed = int(self.state.step)
+            self.resumed = checkpoints.safe = int(self.state.step)
+        elif (workdir / runs.SUMMARY).exists():
+            raise UserError(
+                f"{workdir} holds the results of a run, {runs.SUMMARY}, and none of its "
+                "checkpoints: name another --workdir, or move that file away to begin anew"
+            )
         else:
             self.state = exp.init_state()
         self.step, self.skipped = int(self.state.step), int(self.state.skipped)
@@ -74,6 +79,12 @@ class Loop:
         self.rates = np.asarray(jax.vmap(schedule)(np.arange(max(1, exp.config.train.steps))))
         path = workdir / runs.METRICS
         self.lines = metrics.JsonLines(path, self.resumed, self.memory["lines"])
+        if self.lines.n_lines < (self.memory["lines"] or 0):
+            self.notes.append(
+                f"{path} has {self.lines.n_lines} of the {self.memory['lines']} lines that were "
+                f"there at step {self.resumed}: the others are lost"
+            )
+        self.full_disk = False  # whether the last line found no room
         self.board = metrics.TensorBoard(workdir / "tensorboard", self.resumed)
         self.saved, self.saved_at = self.resumed, time.monotonic()
         self.compiled = False
@@ -87,11 +98,11 @@ class Loop:
         steps_total, planned = self.exp.config.train.steps, 1
         drawn = self._draw(self.step, planned)
         while True:
-            self._end_if_told_to()
+            self.end_if_told_to()
             self._evaluate_if_due()
             if self.step >= steps_total:
                 return
-            self._end_if_told_to()
+            self.end_if_told_to()
             n, placed = drawn
             began = time.monotonic()
             state, seen = self.exp.train_chunk(self.state, placed, n, self.key)
@@ -104,12 +115,29 @@ class Loop:
             self.checkpoints.look()  # a full disk is told now, not hours later
             self._pass_on_notices()
 
-    def _end_if_told_to(self) -> None:
-        if self.stop.signal:
-            if self.saved != self.step:
-                self.save()
-            self.checkpoints.wait()
-            self.stop.check(self.step)
+    def end_if_told_to(self) -> None:
+        """After a signal: save, and end the run here.
+
+        Raises:
+          signals.Stopped: all is saved.
+          UserError: it could not be saved.
+        """
+        if not self.stop.signal:
+            return
+        if self.saved != self.step:
+            self.save()
+        self.settle()
+        if self.checkpoints.safe != self.step:
+            raise UserError(
+                f"{self.stop.signal} at step {self.step}: it could not be saved, the last "
+                f"checkpoint is of step {self.checkpoints.safe}: make room and start again"
+            )
+        self.stop.check(self.step)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint being written, and pass on what became of it."""
+        self.checkpoints.wait()
+        self._pass_on_notices()
 
     def _draw(self, step: int, planned: int):
         """The next chunk: its length, up to the next event, and its batches."""
@@ -199,12 +227,16 @@ class Loop:
         except OSError as error:
             line = (
                 f"step {self.step}: {self.workdir / runs.METRICS} cannot be written "
-                f"({error.strerror}); the last checkpoint is of step {self.last_safe()}: make "
-                "room and start again, or set checkpoint.on_full_disk=continue"
+                f"({error.strerror}); the last checkpoint is of step {self.last_safe()}: make room"
             )
             if self.exp.config.checkpoint.on_full_disk == "stop":
-                raise UserError(line) from error
-            self.terminal.warn(line)
+                way_out = "start again, or set checkpoint.on_full_disk=continue"
+                raise UserError(f"{line} and {way_out}") from error
+            if not self.full_disk:  # said once, not at every line
+                self.terminal.warn(line)
+            self.full_disk = True
+        else:
+            self.full_disk = False
 
     def save(self, best: bool = False) -> None:
         began, exp = time.monotonic(), self.exp
@@ -237,7 +269,7 @@ class Loop:
             self.checkpoints.wait()
         except UserError as failed:  # the one before it is the last
             self.terminal.warn(str(failed))
-        return checkpoint.last(self.workdir)
+        return self.checkpoints.safe
 
     def tokens_per_second(self) -> float:
         """The speed of training without compiling; 0 before it is known."""

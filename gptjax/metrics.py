@@ -15,7 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gptjax import files
 from gptjax.files import write_whole
+
+LINES_LIMIT = 2**31  # bytes of a metrics.jsonl that are read
 
 
 class JsonLines:
@@ -174,7 +177,7 @@ def verdict(
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    for raw in path.read_bytes().split(b"\n") if path.exists() else []:
+    for raw in files.read_small(path, LINES_LIMIT).split(b"\n") if path.exists() else []:
         try:
             record = json.loads(raw)
         except (ValueError, RecursionError):  # torn, not UTF-8, or not ours
@@ -184,16 +187,16 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _json(data: Mapping[str, Any], indent: int | None = None) -> bytes:
-    text = json.dumps(_plain(data), ensure_ascii=False, indent=indent) + "\n"
+    text = json.dumps(plain(data), ensure_ascii=False, indent=indent) + "\n"
     return text.encode(errors="backslashreplace")  # a lone surrogate: \udc80, as JSON writes it
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types: arrays and their scalars become Python's, NaN and infinities null."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ that names the step, the first bad parameter, and the checkpoint that is safe.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -47,7 +48,7 @@ def end_run(loop: Loop, loss_nats: float) -> None:
     Raises:
       UserError: always.
     """
-    exp, state = loop.exp, loop.state
+    exp, state, limit = loop.exp, loop.state, loop.exp.config.train.skip_nonfinite + 10
     if name := steps.first_nonfinite(state.params):
         what = f"parameter {name} is not finite"
     else:
@@ -55,12 +56,14 @@ def end_run(loop: Loop, loss_nats: float) -> None:
         key = jax.random.fold_in(loop.key, state.step)
         grads = steps.loss_and_grads(exp.model, state.params, batch, key)[1]
         name = steps.first_nonfinite(grads)
-        what = f"the gradient of {name} is not finite" if name else "the norm overflows"
+        why = "the norm overflows" if math.isfinite(loss_nats) else "the gradients are finite"
+        what = f"the gradient of {name} is not finite" if name else why
         loop.save()
     line = {"step": loop.step + 1, "bad_step": loop.step, "bad_loss": str(loss_nats)}
     loop.write(line | {"what": f"stopped: {what}"})
     raise UserError(
         f"step {loop.step}: loss {loss_nats} nats, {what}; the last good checkpoint is of step "
-        f"{loop.last_safe()}: look with --replay_step={loop.step}, pass over up to 10 such steps "
-        "with --config.train.skip_nonfinite=10, or lower optim.learning_rate in another --workdir"
+        f"{loop.last_safe()}: look with --replay_step={loop.step}, pass over up to {limit} such "
+        f"steps with --config.train.skip_nonfinite={limit}, or lower optim.learning_rate in "
+        "another --workdir"
     )

@@ -219,7 +219,11 @@ def _write(path: Path, draw: Callable[[], Figure]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a title in a script that the font lacks
         FigureCanvasAgg(draw()).print_png(part, metadata={"Software": None})
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        return f"no {path.name}: {path} cannot be written ({error.strerror})"
     return ""
 
 

@@ -54,7 +54,7 @@ def replay(exp: Experiment, workdir: Path, step: int) -> Replay:
       step: updates that were made before it, as the run's message has it.
 
     Raises:
-      UserError: there is no run, it was not so far, or a step before this one stops it.
+      UserError: there is no run, train.steps end before, or a step before this one stops it.
     """
     there = checkpoint.available(workdir)
     if not 0 <= step < max(exp.config.train.steps, 1):
@@ -66,12 +66,24 @@ def replay(exp: Experiment, workdir: Path, step: int) -> Replay:
         raise UserError(f"{workdir} holds no run: name the --workdir of the one to replay")
     before = [saved for saved in there if saved <= step]
     notes = []
-    if before:
-        continued = resumption.take_up(exp, workdir, before[-1])
-        state, notes = continued.state, continued.notes
+    for saved in before[::-1]:
+        try:
+            continued = resumption.take_up(exp, workdir, saved)
+        except UserError as error:
+            if saved == before[0]:
+                raise
+            notes.append(f"{error}; the one before it is tried")  # damage, or the last one says it
+        else:
+            state, notes = continued.state, notes + continued.notes
+            break
     else:
         resumption.take_up(exp, workdir)  # refuses other settings
         state = exp.init_state()
+    if step > there[-1]:
+        notes.append(
+            f"the last checkpoint is of step {there[-1]}: whether the run came to step {step} is "
+            "not known here"
+        )
     begin = int(state.step)
     state = _advance(exp, state, step)
     batch = jax.tree.map(lambda array: array[0], exp.train_batches(step, 1, 1))

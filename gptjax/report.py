@@ -75,14 +75,7 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
     band = None if why_no_band else config.expected.get(exp.corpus.name)
     why = why_no_band or f"{config.name} has no band for {exp.corpus.name}"
     summary["verdict"], ok = metrics.verdict(summary["final_val_nats"], band, why)
-    metrics.write_json(loop.workdir / runs.SUMMARY, summary)
     records = metrics.read(loop.workdir / runs.METRICS)
-    no_picture = plot.loss_curves(
-        loop.workdir / runs.CURVE,
-        plot.curves_of(records),
-        {"count bigram": bigram["val"]},
-        f"{config.name} on {exp.corpus.name}",
-    )
     if text := metrics.last_sample(records):
         say(f"sample, temperature {config.sample.temperature}:")
         loop.terminal.sample(text)
@@ -95,9 +88,18 @@ def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> di
         f"trained {loop.step:,} steps in {duration(summary['train_seconds'])}, "
         f"{summary['tokens_per_second']:,.0f} tokens/s; everything is in {loop.workdir}"
     )
+    loop.terminal.verdict(summary["verdict"], ok)
+    loop.settle()
+    # Last, so that a full disk costs the files and not the figures above.
+    metrics.write_json(loop.workdir / runs.SUMMARY, summary)
+    no_picture = plot.loss_curves(
+        loop.workdir / runs.CURVE,
+        plot.curves_of(records),
+        {"count bigram": bigram["val"]},
+        f"{config.name} on {exp.corpus.name}",
+    )
     if no_picture:
         say(no_picture)
-    loop.terminal.verdict(summary["verdict"], ok)
     return summary
 
 
@@ -107,21 +109,25 @@ def measure(loop: Loop, bigram: dict[str, float]) -> dict[str, Any]:
 
     def busy(label: str, done: int, total: int) -> None:
         loop.terminal.busy(label, done, total)
-        if loop.stop.signal:  # it takes minutes on a large text: the next start measures anew
-            loop.checkpoints.wait()
-            loop.stop.check(loop.step)
+        loop.end_if_told_to()  # it takes minutes on a large text: the next start measures anew
 
     final = {s: evaluate.exact_loss(exp, loop.state.params, s, busy) for s in ("train", "val")}
     best_val = final["val"]
     if best["step"] != loop.step:
-        loop.checkpoints.wait()
+        loop.settle()
         try:
-            params = runs.open_run(loop.workdir, "best").params
+            run = runs.open_run(loop.workdir, "best")
         except UserError as error:  # a night's run still has its last parameters
             loop.terminal.warn(f"{error}; best_val_nats is that of the last step")
             best = {"step": loop.step}
         else:
-            params = jax.device_put(params, sharding.replicated(exp.mesh))
+            if run.step != best["step"]:
+                loop.terminal.warn(
+                    f"the best checkpoint, of step {best['step']}, is not there any more: "
+                    f"best_val_nats is that of step {run.step}"
+                )
+            best = {"step": run.step}
+            params = jax.device_put(run.params, sharding.replicated(exp.mesh))
             best_val = evaluate.exact_loss(exp, params, "val", busy)
     return {
         "final_train_nats": final["train"],

@@ -19,7 +19,7 @@ from gptjax.steps import TrainState
 
 # Fields in which a run and its continuation may differ: none of them changes a number it has had.
 FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
-FREE += ("train.skip_nonfinite",)
+FREE += ("train.skip_nonfinite", "data.path")  # of the text itself the sha256 is compared
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gptjax import checkpoint, continuation, corpus, models, samplers, tokenizer
+from gptjax import checkpoint, continuation, corpus, files, models, samplers, tokenizer
 from gptjax import config as gptjax_config
 from gptjax.config import Config
 from gptjax.continuation import Sample, Settings
 from gptjax.errors import UserError
 
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 RECORD = "run.json"
 CURVE = "loss.png"
+JSON_LIMIT = 2**24  # bytes of summary.json and run.json that are read
 # Figures that every summary.json holds, and that other pages show.
 SHOWN = ("steps", "final_train_nats", "final_val_nats", "best_val_nats", "best_step")
 SHOWN += ("train_seconds", "tokens_per_second")
@@ -176,15 +180,16 @@ def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
     try:
         config = gptjax_config.from_dict(meta["config"])
         data, memory = meta["data"], meta["memory"]
-        if data["kind"] not in ("stream", "items") or not isinstance(data["sha256"], str):
+        if data["kind"] not in ("stream", "items") or not _SHA256.fullmatch(data["sha256"]):
             raise TypeError("its data")
         best, pending = memory["best"], memory["pending"]
         numbers = [memory["evaluated"], memory["train_seconds"], *memory["timed"]]
         numbers += [*itertools.chain(*pending), memory.get("checkpoint_seconds", 0.0)]
         numbers += [best["step"], best["val_nats"]] if best is not None else []
-        numbers += [memory.get("lines", 0)]
+        lines = memory.get("lines", 0)
         shaped = all(len(pair) == 2 for pair in [memory["timed"], *pending])
-        if not shaped or any(type(number) not in (int, float) for number in numbers):
+        shaped = shaped and type(lines) is int and lines >= 0
+        if not shaped or not all(map(_is_number, numbers)):
             raise TypeError("its memory")
         return Saved(config, tokenizer.from_json(meta["tokenizer"]), data, memory)
     except (UserError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -193,6 +198,11 @@ def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
             f"the checkpoint in {workdir} is not one that this version of gptjax can read ({why}): "
             "use the version that run.json names, or another --workdir"
         ) from error
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that arithmetic can take: JSON knows integers of any length."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def require_run(workdir: Path) -> None:
@@ -215,19 +225,17 @@ def abstract_params(model: nn.Module) -> Any:
 def summary(workdir: Path) -> dict[str, Any] | None:
     """The figures of a finished run (see ``report.measure``), None where some are missing."""
     try:
-        figures = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
+        figures = json.loads(files.read_small(workdir / SUMMARY, JSON_LIMIT))
     except (OSError, ValueError, RecursionError):
         return None
-    is_whole = isinstance(figures, dict) and all(
-        type(figures.get(name)) in (int, float) for name in SHOWN
-    )
+    is_whole = isinstance(figures, dict) and all(_is_number(figures.get(name)) for name in SHOWN)
     return figures if is_whole else None
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:
     """What each start of a run recorded of itself in run.json, [] where there is none to read."""
     try:
-        said = json.loads((workdir / RECORD).read_text(encoding="utf-8"))["starts"]
+        said = json.loads(files.read_small(workdir / RECORD, JSON_LIMIT))["starts"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return []
     return said if isinstance(said, list) else []
@@ -237,6 +245,6 @@ def which(text: str) -> str | int:
     """Read a ``--checkpoint`` flag: "best", "last" or a step."""
     if text in ("best", "last"):
         return text
-    if not text.isdecimal():
-        raise UserError(f"--checkpoint={text!r} must be best, last or a step such as 500")
+    if not text.isdecimal() or len(text) > 18:
+        raise UserError(f"--checkpoint={text!r:.40} must be best, last or a step such as 500")
     return int(text)

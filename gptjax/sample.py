@@ -45,9 +45,6 @@ def preview(exp: Experiment, params: Any, step: int) -> str:
 
 def main(args: Any) -> int:
     """Print continuations of the prompts."""
-    for name, most in (("max_new_tokens", 2**24), ("num_samples", 2**20), ("seed", 2**32 - 1)):
-        if (getattr(args, name) or 0) > most:
-            raise UserError(f"--{name}={getattr(args, name)} must be at most {most:,}")
     run = runs.open_run(Path(args.workdir), runs.which(args.checkpoint))
     for notice in run.notices:
         print(f"warning: {notice}", file=sys.stderr)
@@ -68,8 +65,8 @@ def main(args: Any) -> int:
     )
     one = ITEMS_SHOWN if run.items else 1
     num_samples = one if args.num_samples is None else args.num_samples
-    if num_samples < 1:
-        raise UserError(f"--num_samples={num_samples} must be 1 or more")
+    if not 1 <= num_samples <= 2**20:
+        raise UserError(f"--num_samples={num_samples} must be 1 or more, at most {2**20:,}")
     if args.stream:
         if args.json or args.report:
             raise UserError("--stream shows text as it is made: not with --json or --report")

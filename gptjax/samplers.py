@@ -64,7 +64,8 @@ class TopK:
     k: Number
 
     def __post_init__(self):
-        _check("top_k", self.k, lambda k: k >= 1 and k == int(k), "a whole number, 1 or more")
+        whole = "a whole number, 1 or more (and below 2**31)"
+        _check("top_k", self.k, lambda k: 1 <= k < 2**31 and k == int(k), whole)
 
     def __call__(self, logits_BxV, seen_BxV):
         return jnp.where(_rank(logits_BxV) < self.k, logits_BxV, -jnp.inf)

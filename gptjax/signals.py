@@ -48,7 +48,7 @@ class Stop:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; one a second later acts as usual.
+    """Note the first SIGINT or SIGTERM instead of dying of it; one a second later kills.
 
     Yields:
       The flag. Outside the main thread, where Python allows no handlers, it never rises.
@@ -64,16 +64,15 @@ def watch() -> Iterator[Stop]:
         if not stop.signal:
             stop.signal, noted_at = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - noted_at > SAME_WISH_S:
-            restore()  # patience is over: die of it
+            # Patience is over: die of it, and at once. Python's own KeyboardInterrupt would take
+            # the interpreter down while the device still computes.
+            signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-
-    def restore() -> None:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = {kind: signal.signal(kind, note) for kind in kinds}
     try:
         yield stop
     finally:
-        restore()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

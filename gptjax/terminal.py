@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gptjax.errors import harmless
 from gptjax.model_table import Row, fold
 
 _ASCII = str.maketrans({"…": "...", "–": "-", "×": "x", "━": "=", "─": "-", "│": "|"})
@@ -64,7 +65,7 @@ class Terminal:
         """
         facts, model = Table.grid(padding=(0, 2, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
         for label, fact in lines.items():
-            facts.add_row(Text(f"  {_safe(label)}", "cyan"), Text(_safe(fact)))
+            facts.add_row(Text(f"  {harmless(label)}", "cyan"), Text(harmless(fact)))
         for justify in ("left", "left", "right", "right"):
             model.add_column(justify=justify, no_wrap=True)
         model.add_row("  model", "shapes", "each", "parameters", style="cyan")
@@ -75,7 +76,7 @@ class Terminal:
             )
         total = f"{sum(count for *_, count in model_rows):,}"
         model.add_row(Text("  total", "bold"), "", "", Text(total, "bold"))
-        for part in (Text(_safe(title), "bold"), facts, model, ""):
+        for part in (Text(harmless(title), "bold"), facts, model, ""):
             self._say(part)
 
     def progress(
@@ -98,7 +99,7 @@ class Terminal:
 
     def busy(self, label: str, done: int, total: int) -> None:
         """Show ``done`` of ``total`` of some other long work on the same line."""
-        self._pass(f"{_safe(label)}: {done / max(total, 1):.0%}", done / max(total, 1))
+        self._pass(f"{harmless(label)}: {done / max(total, 1):.0%}", done / max(total, 1))
 
     def evaluation(
         self,
@@ -122,23 +123,23 @@ class Terminal:
 
     def sample(self, text: str) -> None:
         """Print a sample beside a bar, its control characters as escapes."""
-        for line in _safe(text).split("\n"):
+        for line in harmless(text).split("\n"):
             pieces = Text(line).wrap(self._out, self._out.width - 4) if self._live else [Text(line)]
             for piece in pieces:
                 self._say(Text.assemble(("  │ ", "dim"), piece))
 
     def note(self, text: str) -> None:
         """Print one plain line."""
-        self._say(Text(_safe(text)))
+        self._say(Text(harmless(text)))
 
     def warn(self, text: str) -> None:
         """Print one line on stderr."""
         self._erase()
-        self._err.print(Text.assemble(("warning: ", "yellow"), _safe(text)), soft_wrap=True)
+        self._err.print(Text.assemble(("warning: ", "yellow"), harmless(text)), soft_wrap=True)
 
     def verdict(self, text: str, ok: bool | None) -> None:
         """Print the verdict: green when ``ok``, red when not, plain when there is none."""
-        self._say(Text(_safe(text), {True: "bold green", False: "bold red", None: "bold"}[ok]))
+        self._say(Text(harmless(text), {True: "bold green", False: "bold red", None: "bold"}[ok]))
 
     def close(self, keep: bool = False) -> None:
         """Remove the passing line, or with ``keep`` end it so that the next text starts afresh."""
@@ -214,12 +215,4 @@ def _console(stream: TextIO, live: bool) -> Console:
 
 def shown(text: str) -> str:
     """A text as stdout may have it: as it is in a pipe or a file, harmless on a terminal."""
-    return _safe(text) if sys.stdout.isatty() else text
-
-
-def _safe(text: str) -> str:
-    """Escape what could move the cursor or turn the writing round; keep joiners and wide spaces."""
-    harmless = "\n\xa0\u3000\u200c\u200d"
-    return "".join(
-        c if c.isprintable() or c in harmless else repr(c)[1:-1] for c in text.expandtabs(4)
-    )
+    return harmless(text) if sys.stdout.isatty() else text

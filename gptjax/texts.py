@@ -174,6 +174,8 @@ def known_text(name: str) -> tuple[str, str]:
 
 def _in_data_dir(name: str) -> Path | None:
     folder = os.environ.get("GPTJAX_DATA_DIR")
+    if folder and not _path(folder).is_dir():
+        raise UserError(f"GPTJAX_DATA_DIR={folder!r} is no folder: correct it, or unset it")
     path = _path(folder) / f"{name}.txt" if folder else None
     return path if path is not None and os.path.isfile(path) else None
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gptjax import batches, checkpoint, cli, experiment, replay, report, signals
+from gptjax import batches, checkpoint, cli, experiment, replay, report, resumption, signals
 from gptjax.config import Config
 from gptjax.lock import lock
 from gptjax.loop import Loop
@@ -58,7 +58,8 @@ def fit(config: Config, workdir: Path, terminal: Terminal, why_no_band: str = ""
 def why_no_band(overridden: Iterable[str]) -> str:
     """Why a file's expected band says nothing of a run with these fields changed, "" if it does."""
     # A band is one of a corpus, so naming another is covered; so is another seed.
-    changed = [path for path in overridden if path not in ("data.name", "seed")]
+    free = {*resumption.FREE, "data.name", "seed"} - {"train.steps"}
+    changed = [path for path in overridden if not {path, path.split(".")[0]} & free]
     return f"settings differ from the file's ({', '.join(changed)})" if changed else ""
 
 

@@ -263,9 +263,10 @@ def test_a_mistake_in_a_config_file_is_one_line_and_code_2(body, named, tmp_path
             2,
             ["/a b: Permission denied"],
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, ["No space left on device"]),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, ["No space left", "make room"]),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 bytes"), 2, ["out of memory", "smaller batch"]),
         (MemoryError(), 2, ["out of memory"]),
+        (RuntimeError("Unable to initialize backend 'x': no\nmore"), 2, ["JAX_PLATFORMS", "'x'"]),
         (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
 )
@@ -279,6 +280,21 @@ def test_what_a_verb_raises_for_its_user_is_one_line(error, code, named, capsys)
     err = capsys.readouterr().err
     assert "Traceback" in err and "in main" in err
     assert err.splitlines()[-1].startswith("gptjax.verb: ")
+
+
+def test_an_error_cannot_move_the_cursor(capsys):
+    def main(_):
+        raise UserError("a \x1b]0;name\x07 from a checkpoint")
+
+    assert call(main) == 2
+    assert capsys.readouterr().err.endswith("a \\x1b]0;name\\x07 from a checkpoint\n")
+
+
+def test_a_folder_may_stand_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert parse("--workdir=~/runs/x").workdir == "/home/me/runs/x"
+    assert parse("--workdir=").workdir == ""
 
 
 def test_a_bug_is_not_dressed_up_as_a_mistake():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import typing
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -53,6 +54,17 @@ def other(field):
 
 
 # ---- to and fro -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("band", [("a", "b"), (None, 2.0), ([1], [2]), (True, 2), (2.0, 1.0)])
+def test_a_band_is_two_numbers_in_order(band):
+    with pytest.raises(UserError, match="must be .low, high. nats"):
+        from_dict({"expected": {"shakespeare": band}})
+
+
+def test_a_number_that_numpy_computed_is_a_number():
+    found = from_dict({"optim": {"learning_rate": np.float64(0.5)}}).optim.learning_rate
+    assert type(found) is float and found == 0.5
 
 
 def test_the_base_is_every_default():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from gptjax import cli, corpus, evaluate, runs, scoring
+from gptjax import cli, corpus, evaluate, metrics, runs, scoring
 from gptjax.errors import UserError
 from gptjax.tokenizer import WordTokenizer
 
@@ -87,6 +87,12 @@ def test_the_table_has_a_line_per_token_and_says_how_the_text_is_cut(call):
     assert "\\n" in table.splitlines()[7]
     assert "probability" not in call("gpt", "abcdefg\nab")[1]
     assert "each token is predicted from the 1 before it" in call("bigram", "abc")[1]
+
+
+def test_a_loss_beyond_all_perplexity_is_still_a_report():
+    found = evaluate.figures(1e4, 10, 10)
+    assert found["perplexity"] == math.inf and found["nats_per_token"] == 1e4
+    assert json.loads(json.dumps(metrics.plain(found)))["perplexity"] is None
 
 
 def test_items_stand_one_a_line_and_their_end_is_predicted(call):

@@ -243,6 +243,49 @@ def test_nonsense_in_the_files_beside_the_checkpoints_stops_no_run(finished, wor
     assert [start["step"] for start in runs.starts(workdir)] == [23]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory": {"lines": -3}},
+        {"memory": {"lines": 2.5}},
+        {"memory": {"train_seconds": 10**400}},
+        {"memory": {"timed": [10**400, 1.0]}},
+        {"memory": {"pending": [[10**400, 1.0]]}},
+        {"data": {"sha256": "\x1b]0;owned\x07"}},
+    ],
+    ids=lambda change: repr(change)[:40],
+)
+def test_numbers_that_arithmetic_cannot_take_are_refused(workdir, finished, change):
+    ((group, values),) = change.items()
+    for slot in shelf.slots(workdir):
+        reseal(slot.path, lambda meta: meta[group].update(values))
+    for use in (lambda: runs.open_run(workdir), lambda: fit(finished[0], workdir)):
+        with pytest.raises(UserError, match="is not one that this version"):
+            use()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this file system")
+def test_pipes_are_not_waited_for(workdir, finished):
+    (workdir / runs.SUMMARY).unlink()
+    os.mkfifo(workdir / runs.SUMMARY)
+    assert runs.summary(workdir) is None
+    slot = shelf.slots(workdir)[-1]
+    (slot.path / integrity.MANIFEST).unlink()
+    os.mkfifo(slot.path / integrity.MANIFEST)
+    with pytest.raises(UserError, match="manifest.json cannot be read .no regular file"):
+        runs.open_run(workdir, slot.step)
+    (workdir / runs.METRICS).unlink()
+    os.mkfifo(workdir / runs.METRICS)
+    with pytest.raises(OSError, match="no regular file"):
+        metrics.read(workdir / runs.METRICS)
+
+
+def test_a_file_without_an_end_is_not_read(workdir, monkeypatch):
+    assert runs.summary(workdir)
+    monkeypatch.setattr(runs, "JSON_LIMIT", 10)
+    assert runs.summary(workdir) is None and runs.starts(workdir) == []
+
+
 def test_a_hostile_name_in_a_checkpoint_cannot_move_the_cursor(workdir, finished):
     slot = shelf.slots(workdir)[-1]
     reseal(slot.path, lambda meta: meta["config"].update(why="\x1b[2J\x1b]0;owned\x07\nline"))

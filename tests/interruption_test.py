@@ -16,7 +16,18 @@ import pytest
 import tiny_runs
 from tiny_runs import fit, outcome
 
-from gptjax import batches, checkpoint, evaluate, metrics, replay, report, runs, shelf, signals
+from gptjax import (
+    batches,
+    checkpoint,
+    evaluate,
+    integrity,
+    metrics,
+    replay,
+    report,
+    runs,
+    shelf,
+    signals,
+)
 from gptjax.errors import UserError
 from gptjax.loop import Loop
 from gptjax.signals import Stopped
@@ -89,13 +100,24 @@ def test_a_signal_is_noted_and_its_echo_within_a_second_is_not_a_second_wish(kin
     assert signal.getsignal(kind) is before
 
 
-def test_a_second_signal_acts_as_usual(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with pytest.raises(KeyboardInterrupt), signals.watch():
-        signal.raise_signal(signal.SIGINT)
-        now[0] += 1.1
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without its signals")
+def test_a_second_signal_kills(kind):
+    script = f"""
+import signal, time
+from gptjax import signals
+now = 100.0
+time.monotonic = lambda: now
+try:
+    with signals.watch():
+        signal.raise_signal(signal.{kind})
+        now += 1.1
+        signal.raise_signal(signal.{kind})
+finally:
+    print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-getattr(signal, kind), ""), done.stderr
 
 
 def signal_in(monkeypatch, owner, name, call):
@@ -197,11 +219,39 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint_that_was_there(
     assert checkpoint.last(tmp_path) == 7
     said = str(ended) if what == "stop" else capsys.readouterr().err
     assert "step 14 could not be written" in said and "step 7 is kept" in said
-    assert "MB are free" in said and "on_full_disk" in said
+    assert "MB are free" in said and ("on_full_disk=continue" in said) == (what == "stop")
     if what == "continue":
         assert ended["steps"] == 23
     fit(tiny_runs.config(text), tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole
+
+
+def test_a_stop_on_a_full_disk_does_not_say_that_all_is_saved(
+    text, whole, tmp_path, monkeypatch, make_room
+):
+    config = tiny_runs.config(text, checkpoint={"on_full_disk": "continue"})
+    try:
+        ended = fit(config, tmp_path, monkeypatch, stop_at=16, ends_with=(UserError, Stopped))
+    finally:
+        make_room()
+    assert isinstance(ended, UserError) and "could not be saved" in str(ended)
+    assert "SIGTERM at step" in str(ended) and "of step 7" in str(ended)
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole
+
+
+def test_the_checkpoint_that_is_named_is_a_sound_one(text, tmp_path, monkeypatch):
+    config = tiny_runs.config(text, checkpoint={"every_steps": 3, "keep_last": 9})
+    fit(config, tmp_path, monkeypatch, stop_at=6)
+    sound, newest = shelf.slots(tmp_path)[-2:]
+    (newest.path / "manifest.json").write_bytes(b"")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(integrity, "seal", full)
+    ended = fit(config, tmp_path, monkeypatch, ends_with=UserError)
+    assert f"that of step {sound.step} is kept" in str(ended) and sound.step < newest.step
 
 
 @pytest.mark.parametrize("what", ["stop", "continue"])
@@ -224,7 +274,8 @@ def test_metrics_that_cannot_be_written_are_told(what, text, whole, tmp_path, mo
         assert outcome(config, tmp_path) == whole
     else:
         assert ended["steps"] == 23
-        assert "metrics.jsonl cannot be written" in capsys.readouterr().err
+        said = capsys.readouterr().err  # once, and no advice to do what is done already
+        assert said.count("metrics.jsonl cannot be written") == 1 and "on_full_disk" not in said
 
 
 # Numbers that are none.
@@ -324,6 +375,31 @@ def test_a_replay_sees_the_very_parameters_that_the_run_had(text, tmp_path, monk
         found = replay.replay(exp, tmp_path, step)
         assert found.from_step == 10
         assert [leaf.norm for leaf in found.parameters] == norms[step]
+
+
+def test_a_step_is_replayed_from_the_sound_checkpoint_before_a_damaged_one(
+    text, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text, checkpoint={"every_steps": 5, "keep_last": 9})
+    fit(config, tmp_path, monkeypatch)
+    exp = tiny_runs.build_once(config)
+    sound = replay.replay(exp, tmp_path, 12)
+    assert sound.from_step == 10 and not sound.notes
+    damaged = next(slot for slot in shelf.slots(tmp_path) if slot.step == 10)
+    (damaged.path / "manifest.json").write_bytes(b"")
+    found = replay.replay(exp, tmp_path, 12)
+    assert found.from_step == 7 and "step 10 is damaged" in found.notes[0]
+    assert found.parameters == sound.parameters and found.loss_nats == sound.loss_nats
+
+
+def test_a_step_behind_the_last_checkpoint_is_replayed_with_a_word_about_it(
+    text, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    last = checkpoint.last(tmp_path)
+    found = replay.replay(tiny_runs.build_once(config), tmp_path, 20)
+    assert f"the last checkpoint is of step {last}" in found.notes[0]
 
 
 def test_the_flag_prints_the_table(text, tmp_path, monkeypatch, capsys):

@@ -122,6 +122,21 @@ def test_of_two_that_start_at_once_without_locks_one_wins(tmp_path, no_os_locks,
     assert json.loads(path.read_bytes()) == other
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_a_lock_that_leads_elsewhere_is_refused_and_harms_nothing(tmp_path, what):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"data")
+    (tmp_path / "run").mkdir()
+    if what == "link":
+        (tmp_path / "run" / lock_module.NAME).symlink_to(precious)
+    else:
+        os.mkfifo(tmp_path / "run" / lock_module.NAME)
+    with pytest.raises(UserError, match="cannot write to"), lock(tmp_path / "run"):
+        pass
+    assert precious.read_bytes() == b"data"
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write to .*file"), lock(tmp_path / "file"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import tiny_runs
@@ -13,6 +14,7 @@ from tiny_runs import fit, outcome
 from gptjax import checkpoint, evaluate, integrity, metrics, models, resumption, runs, shelf
 from gptjax.errors import UserError
 from gptjax.loop import Loop
+from gptjax.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -336,6 +338,71 @@ def test_a_damaged_best_names_the_way_out(text, whole, tmp_path):
     with pytest.raises(UserError, match=f"step {best.step} is damaged.*--checkpoint=last"):
         runs.open_run(workdir)
     assert runs.open_run(workdir, "last").step == 61
+
+
+def test_a_best_that_is_gone_at_the_end_lends_no_other_its_loss(
+    text, whole, tmp_path, monkeypatch, capsys
+):
+    config = tiny_runs.config(text, checkpoint={"keep_last": 9})
+    fit(config, tmp_path, monkeypatch)
+    real, memory = Loop._evaluate, {"step": 14, "val_nats": -1.0}
+
+    def better_before(loop):
+        real(loop)
+        loop.memory["best"] = memory
+        for slot in shelf.slots(tmp_path):
+            if slot.step == 14:
+                shelf.delete(slot)
+
+    more = tiny_runs.config(text, checkpoint={"keep_last": 9}, train={"steps": 24})
+    monkeypatch.setattr(Loop, "_evaluate", better_before)
+    summary = fit(more, tmp_path, monkeypatch)
+    assert "the best checkpoint, of step 14, is not there any more" in capsys.readouterr().err
+    assert summary["best_step"] != 14
+    params = runs.open_run(tmp_path, summary["best_step"]).params
+    exp = tiny_runs.build_once(more)
+    assert summary["best_val_nats"] == evaluate.exact_loss(exp, params, "val")
+
+
+def test_results_without_checkpoints_are_not_overwritten(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch)
+    shutil.rmtree(tmp_path / "checkpoints")
+    kept = {name: (tmp_path / name).read_bytes() for name in (runs.METRICS, runs.SUMMARY)}
+    error = fit(config, tmp_path, monkeypatch, ends_with=UserError)
+    assert "summary.json, and none of its checkpoints" in str(error)
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+    (tmp_path / runs.SUMMARY).unlink()
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_lines_that_somebody_deleted_are_missed(text, tmp_path, monkeypatch, capsys):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    path, seen = tmp_path / runs.METRICS, []
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0])
+    monkeypatch.setattr(Terminal, "note", lambda _, note: seen.append(note))
+    fit(config, tmp_path, monkeypatch)
+    assert any(f"has 1 of the {len(lines)} lines" in note for note in seen)
+
+
+def test_what_a_killed_writer_left_is_deleted(text, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    (tmp_path / "metrics.jsonlx1.part").write_bytes(b"half")
+    (tmp_path / "my.part").write_bytes(b"mine")
+    fit(config, tmp_path, monkeypatch)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["my.part"]
+
+
+def test_the_same_text_may_lie_elsewhere(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path / "run", monkeypatch, stop_at=9)
+    moved = tiny_runs.config(Path(shutil.copy(text, tmp_path / text.name)))
+    fit(moved, tmp_path / "run", monkeypatch)
+    assert outcome(moved, tmp_path / "run") == whole(config)[1]
 
 
 def test_a_best_that_is_damaged_at_the_end_does_not_cost_the_summary(

@@ -7,6 +7,7 @@ import tiny_runs
 
 from gptjax import cli, runs, sample
 from gptjax.overlap import longest
+from gptjax.terminal import shown
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -75,6 +76,57 @@ def test_a_prompt_may_stand_in_a_file(call, tmp_path):
     _, out, _ = call("gpt", file, "--max_new_tokens=5", "--json")
     assert json.loads(out)["prompt"] == "gfe\nd"
     assert call("gpt", f"{file}.not", "--max_new_tokens=5")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["temperature=0.3", "top_k=2", "top_p=0.4", "min_p=0.99", "repetition_penalty=9", "seed=3"],
+)
+def test_every_flag_reaches_the_text(flag, call, folders):
+    name, value = flag.split("=")
+    value = float(value) if "." in value else int(value)
+    run, common = runs.open_run(folders / "gpt"), {"max_new_tokens": 40}
+    given = {"temperature": 1.0} | {name: value}
+    made = run.generate("abc", **common, **given)[0].text
+    flags = [f"--{name}={value}" for name, value in (common | given).items()]
+    assert call("gpt", "--prompt=abc", *flags)[1] == f"abc{made}\n"
+    assert made != run.generate("abc", **common, temperature=1.0)[0].text
+
+
+def test_the_checkpoint_that_is_asked_for_writes(call, folders):
+    texts = {
+        which: call("gpt", f"--checkpoint={which}", "--max_new_tokens=60")[1]
+        for which in ("0", "3", "last")
+    }
+    assert texts["0"] != texts["3"] == texts["last"]
+
+
+def test_an_item_is_prompted_by_a_line_without_its_end(call, tmp_path):
+    (tmp_path / "prompt.txt").write_text("ab\n", encoding="utf-8")
+    file = f"--prompt_file={tmp_path / 'prompt.txt'}"
+    assert call("mlp", file, "--json") == call("mlp", "--prompt=ab", "--json")
+    code, out, err = call("mlp", "--prompt=ab\ncd")
+    assert (code, out) == (2, "") and "goes over a line's end" in err
+
+
+def test_a_report_on_another_text_is_refused_before_anything_is_made(folders, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text((folders / "words.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    config = tiny_runs.config(text, train={"steps": 0}, sample={"max_new_tokens": 0})
+    tiny_runs.fit(config, tmp_path / "run")
+    text.write_text("a" + text.read_text(encoding="utf-8"), encoding="utf-8")
+    argv = ["gptjax.sample", f"--workdir={tmp_path / 'run'}", "--report"]
+    capsys.readouterr()
+    assert cli.call(sample.main, argv, flags=sample.FLAGS) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "is not the one that" in said.err
+
+
+def test_a_terminal_gets_no_control_characters(monkeypatch, capsys):
+    text = "a\x1b[2J\x07\nb"
+    assert shown(text) == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert shown(text) == "a\\x1b[2J\\x07\nb"
 
 
 def test_ten_items_come_when_no_number_is_set(call):

@@ -78,6 +78,12 @@ def toy(monkeypatch):
     return known
 
 
+def test_a_data_folder_that_is_none_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTJAX_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere' is no folder: correct it, or unset it"):
+        texts.known_text("names")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "n_characters", "n_distinct", "n_items", "n_duplicates"),
     [*BY_PIP, *(BY_URL if DATA_DIR else [])],

@@ -112,6 +112,19 @@ def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     assert (*traces, decoding._draw._cache_size() - before) == (1, 1, 1)
 
 
+@pytest.mark.parametrize(
+    "overridden, named",
+    [
+        (["seed", "data.name", "data.path", "checkpoint.every_steps", "sample.prompt"], ""),
+        (["train.skip_nonfinite", "train.chunk_steps", "name"], ""),
+        (["seed", "train.steps", "optim.eps"], "(train.steps, optim.eps)"),
+    ],
+)
+def test_a_band_holds_until_something_changes_a_number(overridden, named):
+    why = train.why_no_band(overridden)
+    assert why.endswith(named) and bool(why) == bool(named)
+
+
 def test_no_steps_evaluate_the_fresh_model_and_end(text, tmp_path, capsys):
     flags = [f"--config={ROOT / 'configs/bigram.py'}", f"--workdir={tmp_path / 'run'}"]
     assert call(train, *flags, *small(text), "--config.train.steps=0") == 0
