@@ -297,6 +297,14 @@ def test_a_folder_may_stand_at_home(monkeypatch):
     assert parse("--workdir=").workdir == ""
 
 
+def test_compiled_programs_are_kept_unless_told_otherwise(monkeypatch):
+    switched = []
+    monkeypatch.setattr(compilation_cache, "switch", switched.append)
+    for flags in ((), ("--compilation_cache=false",), ("--nocompilation_cache",)):
+        assert call(lambda args: None, *flags) == 0
+    assert switched == [True, False, False]
+
+
 def test_a_bug_is_not_dressed_up_as_a_mistake():
     def main(args):
         raise RuntimeError("a bug")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,6 +178,36 @@ def test_the_plane_keeps_distances_when_the_points_lie_in_one(n, c, seed):
 
 def call(*argv):
     return cli.call(look.main, ["look", *argv], words="question", flags=look.FLAGS)
+
+
+def test_the_checkpoint_that_is_asked_for_answers(tmp_path, capsys):
+    config = tiny_runs.config(tiny_runs.write_text(tmp_path), train={"steps": 7})
+    tiny_runs.fit(config, tmp_path / "run")
+    answers = {}
+    for which in ("0", "7", "last"):
+        capsys.readouterr()
+        flags = [f"--workdir={tmp_path / 'run'}", f"--checkpoint={which}", "--nocompilation_cache"]
+        assert call(*flags, "next", "a") == 0
+        answers[which] = capsys.readouterr().out
+    assert answers["0"] != answers["7"] == answers["last"]
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["near", "a", "--every_position"], "--every_position belongs to the question next"),
+        (["next", "a", "--out=x.png"], "--out belongs to the question plane"),
+    ],
+)
+def test_a_flag_of_another_question_is_refused(argv, named, run_of, capsys):
+    assert call(f"--workdir={run_of('ngram', NAMES)}", *argv, "--nocompilation_cache") == 2
+    assert named in capsys.readouterr().err
+
+
+def test_where_no_token_is_left_to_answer_that_is_said(run_of, capsys):
+    workdir = f"--workdir={run_of('mlp', 'ababbab' * 20)}"
+    assert call(workdir, "analogy", "a", "b", "a", "--nocompilation_cache") == 2
+    assert "2 tokens hold no other one" in capsys.readouterr().err
 
 
 def test_the_question_stands_among_the_flags_in_any_order(run_of, capsys):

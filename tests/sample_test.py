@@ -5,7 +5,8 @@ import json
 import pytest
 import tiny_runs
 
-from gptjax import cli, runs, sample
+from gptjax import cli, corpus, runs, sample
+from gptjax.continuation import Sample
 from gptjax.overlap import longest
 from gptjax.terminal import shown
 
@@ -107,6 +108,17 @@ def test_an_item_is_prompted_by_a_line_without_its_end(call, tmp_path):
     assert call("mlp", file, "--json") == call("mlp", "--prompt=ab", "--json")
     code, out, err = call("mlp", "--prompt=ab\ncd")
     assert (code, out) == (2, "") and "goes over a line's end" in err
+
+
+def test_the_report_shows_ten_of_each_and_looks_for_passages_in_train_alone():
+    made = [Sample("", f"n{i // 2}", (), (), "end") for i in range(40)]
+    made += [Sample("t", "x", (), (), "end"), Sample("", "v", (), (), "end")]
+    items = corpus.Corpus("c", "items", "s", "h", {"train": "tx\n", "val": "v\n", "test": "u\n"})
+    train, held, new = sample._report(items, made).splitlines()[2:]
+    assert new.split()[0] == "40" and len(new.split("new")[1].split(", ")) == 10
+    assert train.split()[-1] == "tx" and held.split()[-1] == "v"
+    text = corpus.Corpus("c", "stream", "s", "h", {"train": "aab", "val": "xyz"})
+    assert "1 characters, 'b'" in sample._report(text, [Sample("", "xyzb", (), (), "length")])
 
 
 def test_a_report_on_another_text_is_refused_before_anything_is_made(folders, tmp_path, capsys):
