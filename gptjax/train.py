@@ -57,8 +57,10 @@ def fit(config: Config, workdir: Path, terminal: Terminal, why_no_band: str = ""
 
 def why_no_band(overridden: Iterable[str]) -> str:
     """Why a file's expected band says nothing of a run with these fields changed, "" if it does."""
-    # A band is one of a corpus, so naming another is covered; so is another seed.
-    free = {*resumption.FREE, "data.name", "seed"} - {"train.steps"}
+    # A band is one of a corpus, so naming another is covered; so is another seed. How often a run
+    # looks up changes what it shows and not what it learns.
+    free = {*resumption.FREE, "data.name", "seed", "train.eval_every", "train.eval_iters"}
+    free -= {"train.steps"}
     changed = [path for path in overridden if not {path, path.split(".")[0]} & free]
     return f"settings differ from the file's ({', '.join(changed)})" if changed else ""
 

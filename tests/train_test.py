@@ -116,7 +116,7 @@ def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     "overridden, named",
     [
         (["seed", "data.name", "data.path", "checkpoint.every_steps", "sample.prompt"], ""),
-        (["train.skip_nonfinite", "train.chunk_steps", "name"], ""),
+        (["train.skip_nonfinite", "train.chunk_steps", "train.eval_every", "name"], ""),
         (["seed", "train.steps", "optim.eps"], "(train.steps, optim.eps)"),
     ],
 )
