@@ -68,6 +68,8 @@ class Head(nn.Module):
         v = linear(name="value")(x_BxTxC)
         tril = np.tril(np.ones((self.block_size, self.block_size), bool))
         k_BxKxS = k.swapaxes(-2, -1)
+        if past is not None and len(x_BxTxC) == T == 1:
+            return _gather_one(q, k_BxKxS, v, past, length_B[0])
         if past is None:
             allowed = tril[:T, :T] if at_B is None else jnp.asarray(tril)[at_B, None, :T]
         else:
@@ -85,12 +87,23 @@ class Head(nn.Module):
 
 def _write(past, new, length_B, axis):
     """Put the new places of each row behind those it has: ``axis`` is S without the batch."""
-    if len(past) == new.shape[axis + 1] == 1:
-        # One token of one row: XLA would write the slice into copies, but chooses in place.
-        place = jax.lax.broadcasted_iota(jnp.int32, past.shape, axis + 1)
-        return jnp.where(place == length_B[0], new, past)
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
     return jax.vmap(put)(past, new, length_B)
+
+
+def _gather_one(q, k, v, past, length):
+    """What ``Head`` does, for one token of one row: the sums over the past and itself apart.
+
+    The past is then written behind its last use, so that XLA changes one place of it: a tenth less
+    time for a token than with a copy of all.
+    """
+    keys, values = past
+    scores_1x1xS = jnp.where(jnp.arange(keys.shape[-1]) < length, q @ keys, -jnp.inf)
+    scores = jnp.concatenate([scores_1x1xS, q @ k], axis=-1) * q.shape[-1] ** -0.5
+    wei = nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
+    out = wei[..., :-1] @ values + wei[..., -1:] * v
+    put = jax.lax.dynamic_update_slice_in_dim
+    return out, (put(keys, k, length, axis=2), put(values, v, length, axis=1))
 
 
 def _place(x_BxTxC, at_B):
