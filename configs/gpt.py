@@ -10,8 +10,8 @@ lecture     10.8 M     a GPU, a TPU    minutes           1.40-1.60 (tinyshakespe
 """
 
 from gptjax import config as gptjax_config
-from gptjax import machine
 from gptjax.errors import UserError
+from gptjax.runtime import devices
 
 SIZES = ("small", "lecture")
 
@@ -20,7 +20,7 @@ def get_config(size=None):
     """Every field of the run; ``size`` is what stands behind the colon on the command line."""
     config = gptjax_config.base()
     if size is None:
-        platform, why = machine.guess_platform()
+        platform, why = devices.guess_platform()
         size = "small" if platform == "cpu" else "lecture"
         config.why = f"{size}: {why}"
     elif size in SIZES:

@@ -21,7 +21,7 @@ def load(workdir: str | Path, checkpoint: str | int = "best") -> Any:
     Returns:
       A ``runs.Run``.
     """
-    from gptjax import runs
+    from gptjax.checkpoints import run as runs
 
     return runs.open_run(Path(workdir), checkpoint)
 

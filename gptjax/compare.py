@@ -24,26 +24,24 @@ from typing import Any
 
 import jax
 
-from gptjax import (
-    checkpoint,
-    cli,
-    comparison,
-    config_file,
-    corpus,
-    experiment,
-    files,
-    flops,
-    metrics,
-    plot,
-    runs,
-    signals,
-    train,
-    yardsticks,
-)
-from gptjax import config as gptjax_config
-from gptjax.comparison import Line
+from gptjax import train
+from gptjax.checkpoints import run as runs
+from gptjax.checkpoints import store as checkpoint
+from gptjax.cli import main as cli
+from gptjax.config import files as config_file
+from gptjax.config import parse as gptjax_config
+from gptjax.data import splits as corpus
 from gptjax.errors import UserError
-from gptjax.terminal import Terminal, shown
+from gptjax.evaluation import baselines as yardsticks
+from gptjax.evaluation import flops
+from gptjax.evaluation import run_table as comparison
+from gptjax.evaluation.run_table import Line
+from gptjax.monitoring import metrics
+from gptjax.monitoring import plots as plot
+from gptjax.monitoring.console import Terminal, shown
+from gptjax.runtime import atomic_files as files
+from gptjax.runtime import preemption as signals
+from gptjax.training import experiment
 
 
 def compare(

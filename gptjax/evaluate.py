@@ -19,12 +19,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import batches, cli, counts, experiment, metrics, runs, scoring, sharding, tokenizer
-from gptjax.batches import Batch
+from gptjax.checkpoints import run as runs
+from gptjax.cli import main as cli
+from gptjax.data import batching as batches
+from gptjax.data import tokenizers as tokenizer
+from gptjax.data.batching import Batch
+from gptjax.data.corpora import read_text
 from gptjax.errors import UserError
-from gptjax.experiment import Experiment
-from gptjax.terminal import Terminal
-from gptjax.texts import read_text
+from gptjax.evaluation import count_models as counts
+from gptjax.evaluation import loss_eval as scoring
+from gptjax.monitoring import metrics
+from gptjax.monitoring.console import Terminal
+from gptjax.runtime import sharding
+from gptjax.training import experiment
+from gptjax.training.experiment import Experiment
 
 
 def estimate_loss(exp: Experiment, params: Any, split: str) -> float:

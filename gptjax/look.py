@@ -22,10 +22,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import cli, continuation, neighbours, plot, runs
+from gptjax.checkpoints import run as runs
+from gptjax.checkpoints.run import Run
+from gptjax.cli import main as cli
 from gptjax.errors import UserError
-from gptjax.runs import Run
-from gptjax.terminal import Terminal, shown
+from gptjax.evaluation import embeddings as neighbours
+from gptjax.generation import generate as continuation
+from gptjax.monitoring import plots as plot
+from gptjax.monitoring.console import Terminal, shown
 
 BAR = 40  # columns of the longest bar
 ON_THE_PLANE = 150  # names that a picture can hold

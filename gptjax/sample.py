@@ -17,12 +17,18 @@ from typing import Any
 
 import jax
 
-from gptjax import cli, continuation, corpus, decoding, overlap, runs, samplers
-from gptjax.continuation import Sample, Settings
+from gptjax.checkpoints import run as runs
+from gptjax.cli import main as cli
+from gptjax.data import splits as corpus
+from gptjax.data.corpora import read_text
 from gptjax.errors import UserError
-from gptjax.experiment import Experiment
-from gptjax.terminal import shown
-from gptjax.texts import read_text
+from gptjax.evaluation import memorization as overlap
+from gptjax.generation import decode as decoding
+from gptjax.generation import generate as continuation
+from gptjax.generation import sampling as samplers
+from gptjax.generation.generate import Sample, Settings
+from gptjax.monitoring.console import shown
+from gptjax.training.experiment import Experiment
 
 ITEMS_SHOWN = 10
 

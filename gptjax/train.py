@@ -14,11 +14,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gptjax import batches, checkpoint, cli, experiment, replay, report, resumption, signals
-from gptjax.config import Config
-from gptjax.lock import lock
-from gptjax.loop import Loop
-from gptjax.terminal import Terminal
+from gptjax.checkpoints import store as checkpoint
+from gptjax.cli import main as cli
+from gptjax.config.parse import Config
+from gptjax.data import batching as batches
+from gptjax.monitoring.console import Terminal
+from gptjax.runtime import preemption as signals
+from gptjax.runtime.run_lock import lock
+from gptjax.training import experiment, replay
+from gptjax.training import resume as resumption
+from gptjax.training import summary as report
+from gptjax.training.trainer import Loop
 
 
 def fit(config: Config, workdir: Path, terminal: Terminal, why_no_band: str = "") -> dict:

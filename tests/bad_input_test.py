@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from gptjax import compilation_cache, lock, sharding
-from gptjax.terminal import Terminal
+from gptjax.monitoring.console import Terminal
+from gptjax.runtime import compilation_cache, sharding
+from gptjax.runtime import run_lock as lock
 
 MISSING, BIG = "there is no such thing", 99_999_999_999
 
@@ -327,14 +328,14 @@ def test_prompts_that_are_not_wrong_are_continued(prompt, world, capsys):
 
 
 def test_a_line_of_ten_megabytes_is_only_a_text(world):
-    from gptjax import experiment
+    from gptjax.training import experiment
 
     exp = experiment.build(tiny_runs.config(world / "one_long_line.txt"))
     assert exp.rows["train"].n_predicted + exp.rows["val"].n_predicted == 10 * 2**20 - 2
 
 
 def test_items_with_blank_lines_are_counted_without_them(world):
-    from gptjax import experiment
+    from gptjax.training import experiment
 
     (world / "blanks.txt").write_text("\n\nanna\n\n \notto\n\n\nbo\n\n", encoding="utf-8")
     config = tiny_runs.config(world / "blanks.txt", data={"kind": "items"})

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from gptjax import cli, corpus, evaluate, metrics, runs, scoring
+from gptjax import evaluate
+from gptjax.checkpoints import run as runs
+from gptjax.cli import main as cli
+from gptjax.data import splits as corpus
+from gptjax.data.tokenizers import WordTokenizer
 from gptjax.errors import UserError
-from gptjax.tokenizer import WordTokenizer
+from gptjax.evaluation import loss_eval as scoring
+from gptjax.monitoring import metrics
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 KINDS = ("gpt", "mlp", "bigram")  # a stream in windows, items, a stream whose model slides

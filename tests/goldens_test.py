@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import batches, evaluate
-from gptjax.losses import cross_entropy
+from gptjax import evaluate
+from gptjax.data import batching as batches
 from gptjax.models.bigram import BigramLanguageModel
 from gptjax.models.gpt import FeedForward, Head
+from gptjax.models.loss import cross_entropy
 
 # Page 4: the table as the notes print it.
 TABLE = np.array(

@@ -16,10 +16,14 @@ import pytest
 import tiny_runs
 from tiny_runs import fit
 
-from gptjax import checkpoint, integrity, metrics, runs, shelf
-from gptjax import config as gptjax_config
+from gptjax.checkpoints import directory as shelf
+from gptjax.checkpoints import manifest as integrity
+from gptjax.checkpoints import run as runs
+from gptjax.checkpoints import store as checkpoint
+from gptjax.config import parse as gptjax_config
 from gptjax.errors import UserError
-from gptjax.terminal import Terminal
+from gptjax.monitoring import metrics
+from gptjax.monitoring.console import Terminal
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -68,7 +72,12 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
                 for keyword in node.keywords:
                     assert keyword.arg not in ("allow_pickle", "shell"), name
     # Config files are programs of the user, pip and git are run; nothing else runs anything.
-    assert set(runners) <= {"config_file.py", "compare.py", "fetch.py", "machine.py"}
+    assert set(runners) <= {
+        "config/files.py",
+        "compare.py",
+        "data/download.py",
+        "runtime/devices.py",
+    }
 
 
 def test_opening_a_checkpoint_compiles_imports_and_starts_nothing(finished):

@@ -9,10 +9,14 @@ import tiny_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptjax import cli, config_file, look, neighbours, runs, train
-from gptjax import config as gptjax_config
+from gptjax import look, train
+from gptjax.checkpoints import run as runs
+from gptjax.cli import main as cli
+from gptjax.config import files as config_file
+from gptjax.config import parse as gptjax_config
 from gptjax.errors import UserError
-from gptjax.terminal import Terminal
+from gptjax.evaluation import embeddings as neighbours
+from gptjax.monitoring.console import Terminal
 
 NAMES = "abi\nabia\nbia\niba\nbaab\nabba\nibi\naib\niia\nbab\n"
 TEXT = "so it is. it is so.\n" * 40

@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from jax import export
 
-from gptjax import config, config_file, decoding, models, optimizer, sharding, steps
-from gptjax.batches import Batch
-from gptjax.samplers import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
+from gptjax import models
+from gptjax.config import files as config_file
+from gptjax.config import parse as config
+from gptjax.data.batching import Batch
+from gptjax.generation import decode as decoding
+from gptjax.generation.sampling import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
+from gptjax.runtime import sharding
+from gptjax.training import optimizer
+from gptjax.training import scan as steps
 
 V, B, K = 65, 2, 3  # the lecture's vocabulary; rows and steps do not change what is lowered
 PLATFORMS = ("tpu", "cuda")

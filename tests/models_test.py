@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.losses import cross_entropy
 from gptjax.models import ModelConfig
+from gptjax.models.loss import cross_entropy
 
 B, T, BLOCK, V, C, H = 2, 5, 8, 13, 12, 3
 START = V - 1

@@ -1,21 +1,14 @@
-"""launch/notes.ipynb: made of launch/notes.py, run from the first cell to the last."""
+"""launch/notes.ipynb, run from the first cell to the last."""
 
 import json
 import re
 from pathlib import Path
 
 import numpy as np
-import percent
-import pytest
 from notebook_test import run_cells
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = (ROOT / "launch/notes.py").read_text(encoding="utf-8")
 SAVED = (ROOT / "launch/notes.ipynb").read_text(encoding="utf-8")
-
-
-def test_the_notebook_is_what_the_script_makes():
-    assert percent.text(SCRIPT) == SAVED, "run: python launch/percent.py launch/notes.py"
 
 
 def test_cells_are_named_tagged_and_without_outputs():
@@ -23,16 +16,6 @@ def test_cells_are_named_tagged_and_without_outputs():
     assert len({cell["id"] for cell in cells}) == len(cells)
     assert [c["id"] for c in cells if "parameters" in c["metadata"].get("tags", [])] == ["settings"]
     assert not any(cell.get("outputs") for cell in cells)
-
-
-def test_text_and_code_come_through_whole():
-    made = percent.notebook('"""About."""\n# %% a [markdown]\n# # T\n#\n# x\n\n# %% b\nx = 1\n\n\n')
-    assert [(c["id"], "".join(c["source"])) for c in made["cells"]] == [
-        ("a", "# T\n\nx"),
-        ("b", "x = 1"),
-    ]
-    with pytest.raises(ValueError, match="not a cell: '# %% A B'"):
-        percent.notebook("# %% A B\n")
 
 
 # What the notes should have printed (see goldens_test.py, which holds the digits).

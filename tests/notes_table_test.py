@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import config_file
+from gptjax.config import files as config_file
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = "## From the notes to the code"

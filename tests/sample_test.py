@@ -5,10 +5,13 @@ import json
 import pytest
 import tiny_runs
 
-from gptjax import cli, corpus, runs, sample
-from gptjax.continuation import Sample
-from gptjax.overlap import longest
-from gptjax.terminal import shown
+from gptjax import sample
+from gptjax.checkpoints import run as runs
+from gptjax.cli import main as cli
+from gptjax.data import splits as corpus
+from gptjax.evaluation.memorization import longest
+from gptjax.generation.generate import Sample
+from gptjax.monitoring.console import shown
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

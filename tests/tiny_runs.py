@@ -13,11 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gptjax import checkpoint, experiment, plot, train
-from gptjax import config as gptjax_config
-from gptjax.loop import Loop
-from gptjax.signals import Stopped
-from gptjax.terminal import Terminal
+from gptjax import train
+from gptjax.checkpoints import store as checkpoint
+from gptjax.config import parse as gptjax_config
+from gptjax.monitoring import plots as plot
+from gptjax.monitoring.console import Terminal
+from gptjax.runtime.preemption import Stopped
+from gptjax.training import experiment
+from gptjax.training.trainer import Loop
 
 STEPS, EVAL_EVERY = 23, 7
 TIMES = ("train_seconds", "checkpoint_seconds", "tokens_per_second", "verdict")

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import cli, decoding, evaluate, metrics, report, runs, sample, train
+from gptjax import evaluate, sample, train
+from gptjax.checkpoints import run as runs
+from gptjax.cli import main as cli
+from gptjax.generation import decode as decoding
+from gptjax.monitoring import metrics
+from gptjax.training import summary as report
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,8 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from gptjax import batches, config_file, experiment, neighbours, steps
-from gptjax import config as gptjax_config
+from gptjax.config import files as config_file
+from gptjax.config import parse as gptjax_config
+from gptjax.data import batching as batches
+from gptjax.evaluation import embeddings as neighbours
+from gptjax.training import experiment
+from gptjax.training import scan as steps
 
 ROLES = {
     ("king", "queen"): ("crown", "throne", "palace"),

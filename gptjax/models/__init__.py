@@ -16,12 +16,12 @@ from typing import Annotated
 from flax import linen as nn
 
 from gptjax.errors import UserError
-from gptjax.models import ladder
+from gptjax.models import rungs as ladder
 from gptjax.models.bigram import BigramEmbedLanguageModel, BigramLanguageModel
 from gptjax.models.gpt import ACTIVATIONS, GPTLanguageModel
-from gptjax.models.ladder import RungLanguageModel
 from gptjax.models.mlp import MLPLanguageModel
 from gptjax.models.ngram import NGramLanguageModel
+from gptjax.models.rungs import RungLanguageModel
 
 KINDS = ("bigram", "bigram_embed", "ngram", "mlp", *ladder.KINDS, "gpt")
 MOST = {"n_layer": 1_000}  # of a size, where it isn't 2**20: a config may come from a stranger

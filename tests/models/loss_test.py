@@ -1,0 +1,83 @@
+"""The loss is a sum of nats and a count, in float32, whatever comes in."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.models.loss import cross_entropy
+
+B, T, V = 3, 5, 7
+loss = jax.jit(cross_entropy)
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def example(seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(B, T, V)).astype(np.float32) * 3
+    y = rng.integers(0, V, (B, T)).astype(np.int32)
+    w = rng.integers(0, 2, (B, T)).astype(np.float32)
+    return logits, y, w
+
+
+def by_hand(logits, y, w):
+    """Place by place, in float64."""
+    logits, total = np.asarray(logits, np.float64), 0.0
+    for b in range(y.shape[0]):
+        for t in range(y.shape[1]):
+            p = np.exp(logits[b, t]) / np.exp(logits[b, t]).sum()
+            total += -np.log(p[y[b, t]]) * w[b, t]
+    return total
+
+
+def test_it_is_the_sum_over_the_counted_places_and_their_count():
+    logits, y, w = example()
+    nats, count = loss(logits, y, w)
+    chex.assert_shape((nats, count), ())
+    assert nats.dtype == count.dtype == jnp.float32
+    np.testing.assert_allclose(nats, by_hand(logits, y, w), rtol=1e-6)
+    assert 0 < w.sum() < B * T
+    assert count == w.sum()
+
+
+def test_parts_add_up_to_the_whole():
+    logits, y, w = example()
+    whole = loss(logits, y, w)
+    parts = [loss(logits[b : b + 1], y[b : b + 1], w[b : b + 1]) for b in range(B)]
+    np.testing.assert_allclose(whole, np.sum(parts, axis=0), rtol=1e-6)
+
+
+def test_a_place_of_weight_zero_changes_nothing():
+    logits, y, w = example()
+    other_logits, other_y, _ = example(seed=1)
+    mixed_logits = np.where(w[..., None] > 0, logits, other_logits)
+    mixed_y = np.where(w > 0, y, other_y)
+    chex.assert_trees_all_equal(loss(logits, y, w), loss(mixed_logits, mixed_y, w))
+
+
+def test_the_gradient_is_the_probabilities_minus_what_came():
+    logits, y, w = example()
+    grad = jax.grad(lambda logits: loss(logits, y, w)[0])(jnp.asarray(logits))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(grad, w[..., None] * (p - np.eye(V)[y]), atol=1e-6)
+
+
+def test_huge_scores_stay_finite():
+    logits = jnp.array([[[1e4, -1e4, 0.0]]])
+    nats, _ = loss(logits, jnp.array([[1]]), jnp.ones((1, 1)))
+    np.testing.assert_allclose(nats, 2e4)
+    nats, _ = loss(logits, jnp.array([[0]]), jnp.ones((1, 1)))
+    assert nats == 0
+
+
+def test_half_precision_scores_are_summed_in_float32():
+    # The scores keep 8 bits; what is made of them must not lose more.
+    logits, y, _ = example()
+    for b in range(B):
+        w = np.zeros((B, T), np.float32)
+        w[b, b] = 1  # one place, so that no error is averaged away
+        rounded = jnp.asarray(logits, jnp.bfloat16)
+        nats, count = loss(rounded, y, jnp.asarray(w, jnp.bfloat16))
+        assert nats.dtype == count.dtype == jnp.float32
+        np.testing.assert_allclose(nats, by_hand(rounded, y, w), rtol=1e-5)

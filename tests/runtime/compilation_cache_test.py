@@ -1,0 +1,97 @@
+"""Compiled programs on disk: found again by the next process, and never in anybody's way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import pytest
+
+from gptjax.runtime import compilation_cache
+from gptjax.runtime import devices as machine
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import sys
+import jax
+from gptjax.runtime import compilation_cache
+print(compilation_cache.switch(sys.argv[1] == "on"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+counts = []
+jax.monitoring.register_event_listener(lambda event, **_: counts.append(event))
+print(float(jax.jit(lambda x: (jax.numpy.sin(x) @ x.T).sum())(jax.numpy.ones((23, 29)))).hex())
+print(counts.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def run(cache: Path, on: str = "on") -> tuple[str, str, int]:
+    """(the folder, the result, cache hits) of a process that compiles something."""
+    env = {name: v for name, v in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, on],
+        cwd=ROOT,
+        env={**env, "GPTJAX_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    folder, result, hits = done.stdout.split("\n")[:3]
+    return folder, result, int(hits)
+
+
+def test_a_second_process_loads_what_the_first_compiled_and_damage_only_costs_time(tmp_path):
+    cache = tmp_path / "my caché"
+    folder, result, hits = run(cache)
+    entries = sorted(Path(folder).glob("*-cache"))
+    assert cache in Path(folder).parents and entries and hits == 0
+    assert run(cache) == (folder, result, len(entries))
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:-9])
+    assert run(cache) == (folder, result, 0)
+
+
+def test_switched_off_nothing_is_kept(tmp_path):
+    folder, _, hits = run(tmp_path, "off")
+    assert folder == "None" and hits == 0 and list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """Fails a test in which ``switch`` gave JAX a folder; it begins without one."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("JAX was set up"))
+    yield
+    monkeypatch.undo()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, untouched):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GPTJAX_CACHE_DIR", str(tmp_path / "file"))
+    assert compilation_cache.switch(True) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_folder_others_may_write_is_not_trusted(tmp_path, monkeypatch, untouched):
+    monkeypatch.setenv("GPTJAX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(machine, "cpu_name", lambda flags: "some CPU")
+    folder = tmp_path / "xla" / f"{zlib.crc32(b'some CPU'):08x}"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert compilation_cache.switch(True) is None
+
+
+def test_the_oldest_entries_go_when_the_folder_is_full_and_empty_ones_always(tmp_path):
+    for age, size in [(1, 300), (2, 400), (3, 0), (4, 500), (5, 600)]:
+        entry = tmp_path / f"program{age}-cache"
+        entry.write_bytes(b"x" * size)
+        os.utime(entry, (1e9 - age, 1e9 - age))
+    (tmp_path / "other").write_bytes(b"x" * 2000)
+    compilation_cache._prune(tmp_path, 1250)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["other", "program1-cache", "program2-cache", "program4-cache"]

@@ -1,0 +1,425 @@
+"""A run that was stopped anywhere and continued equals one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import tiny_runs
+from tiny_runs import fit, outcome
+
+from gptjax import evaluate, models
+from gptjax.checkpoints import directory as shelf
+from gptjax.checkpoints import manifest as integrity
+from gptjax.checkpoints import run as runs
+from gptjax.checkpoints import store as checkpoint
+from gptjax.errors import UserError
+from gptjax.monitoring import metrics
+from gptjax.monitoring.console import Terminal
+from gptjax.training import resume as resumption
+from gptjax.training.trainer import Loop
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return tiny_runs.write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """config -> (its folder, the outcome) of the run that nobody interrupted."""
+    known = {}
+
+    def get(config):
+        key = repr(config)
+        if key not in known:
+            workdir = tmp_path_factory.mktemp("whole") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                fit(config, workdir, patch)
+            known[key] = workdir, outcome(config, workdir)
+        return known[key]
+
+    return get
+
+
+def stop_and_go_on(config, workdir, monkeypatch, stops):
+    for stop in stops:
+        stopped = fit(config, workdir, monkeypatch, stop_at=stop)
+        assert stop <= stopped.step == checkpoint.last(workdir)
+    return fit(config, workdir, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_every_model_continues_to_the_same_bits(kind, text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text, kind)
+    stop_and_go_on(config, tmp_path, monkeypatch, [9])
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+@pytest.mark.parametrize("stop", [1, 6, 7, 13, 22, 23])
+def test_a_run_may_stop_behind_any_step_the_last_one_too(stop, text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    stop_and_go_on(config, tmp_path, monkeypatch, [stop])
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"accumulate": 2}},
+        {"checkpoint": {"every_steps": 4, "keep_last": 1}},
+        {"checkpoint": {"every_minutes": 1e-9}},
+        {"train": {"eval_every": 0}},
+        {"optim": {"name": "sgd", "clip_norm": 0.0, "schedule": "constant"}},
+    ],
+    ids=str,
+)
+def test_settings_that_move_saves_and_sums_change_nothing_of_that(
+    changes, text, whole, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text, **changes)
+    stop_and_go_on(config, tmp_path, monkeypatch, [2, 11, 15])
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_the_best_may_change_before_and_behind_the_stop(text, whole, tmp_path, monkeypatch):
+    # Too high a rate: after a while the loss rises, and the best lies in the middle.
+    rates = {"learning_rate": 0.6, "schedule": "constant"}
+    config = tiny_runs.config(text, optim=rates, train={"steps": 61})
+    workdir, expected = whole(config)
+    records = metrics.read(workdir / runs.METRICS)
+    vals = {r["step"]: r["val_nats"] for r in records if "val_nats" in r}
+    best = expected["summary"]["best_step"]
+    assert 0 < best < 61 and vals[best] == min(vals.values())
+    for stop in (best - 1, best + 1):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        stop_and_go_on(config, tmp_path / "run", monkeypatch, [stop])
+        assert outcome(config, tmp_path / "run") == expected
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing that catches errors may catch it."""
+
+
+def moments(*calls: int):
+    """Where to die: (object, its function, at which call of it, before or after it)."""
+    for owner, name in ((evaluate, "estimate_loss"), (Loop, "write"), (Loop, "save")):
+        for call in calls:
+            yield pytest.param(owner, name, call, False, id=f"before {name} {call}")
+            yield pytest.param(owner, name, call, True, id=f"after {name} {call}")
+
+
+@pytest.mark.parametrize("owner, name, call, after", list(moments(1, 4)))
+def test_no_line_is_lost_or_doubled_wherever_it_dies(
+    owner, name, call, after, text, whole, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text, checkpoint={"every_steps": 5})
+    real, count = getattr(owner, name), 0
+
+    def deadly(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == call and not after:
+            raise Killed
+        result = real(*args, **kwargs)
+        if count == call:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, deadly)
+        assert isinstance(fit(config, tmp_path, monkeypatch, ends_with=Killed), Killed)
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_an_evaluation_whose_checkpoint_was_lost_is_written_once(
+    text, whole, tmp_path, monkeypatch
+):
+    """Saved by the clock at step 7, evaluated there, and killed before that was saved, too."""
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=7)  # saves before it evaluates
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "save", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        fit(config, tmp_path, monkeypatch, ends_with=Killed)
+    steps = [r["step"] for r in metrics.read(tmp_path / runs.METRICS) if "val_nats" in r]
+    assert steps == [0, 7]  # the line is there, its checkpoint is not
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_torn_and_foreign_lines_are_cut_away(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=12)
+    with open(tmp_path / runs.METRICS, "ab") as file:
+        file.write(b'{"step": 20, "loss_nats": 1.0}\n{"step": 14, "loss_na')
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_a_damaged_last_checkpoint_costs_time_and_no_bit(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=12)
+    slot = shelf.slots(tmp_path)[-1]
+    (slot.path / "rest" / "manifest.ocdbt").write_bytes(b"cut")
+    fit(config, tmp_path, monkeypatch)
+    found, expected = outcome(config, tmp_path), whole(config)[1]
+    assert found == expected
+
+
+def test_a_folder_copied_elsewhere_continues_there(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path / "here", monkeypatch, stop_at=12)
+    there = shutil.copytree(tmp_path / "here", tmp_path / "an other place, ü")
+    shutil.rmtree(tmp_path / "here")
+    fit(config, there, monkeypatch)
+    assert outcome(config, there) == whole(config)[1]
+
+
+def test_foreign_files_among_the_checkpoints_are_left_alone(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    folder = tmp_path / "checkpoints"
+    for name in ("step_99 (copy)", "step_-3", "notes", "step_007"):
+        (folder / name).mkdir(parents=True)
+    for name in (".DS_Store", "step_98", "Thumbs.db", "ünïcode\ud800".encode(errors="replace")):
+        path = folder / (name if isinstance(name, str) else name.decode())
+        path.write_bytes(b"not yours")
+    fit(config, tmp_path, monkeypatch, stop_at=12)
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+    assert (folder / "step_98").read_bytes() == b"not yours" and (folder / "notes").is_dir()
+
+
+def test_a_clock_that_goes_back_changes_nothing(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    now = iter(range(2**31, 0, -3600))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: float(next(now)))
+        fit(config, tmp_path, monkeypatch, stop_at=12)
+        fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_two_runs_of_one_seed_are_one_run_byte_for_byte(text, whole, tmp_path):
+    config = tiny_runs.config(text, "mlp")
+    fit(config, tmp_path)  # compiled anew: nothing is shared with the other
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_another_seed_is_another_run(text, whole, tmp_path, monkeypatch):
+    values = tiny_runs.gptjax_config.to_dict(tiny_runs.config(text))
+    config = tiny_runs.gptjax_config.from_dict(values | {"seed": 3})
+    fit(config, tmp_path, monkeypatch)
+    lines = (tmp_path / runs.METRICS).read_bytes()
+    assert lines != whole(tiny_runs.config(text))[1]["metrics"]
+
+
+def test_a_finished_run_started_again_is_shown_and_not_changed(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    names = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    fit(config, workdir, monkeypatch)
+    assert outcome(config, workdir) == whole(config)[1]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == names
+
+
+def test_every_start_is_kept_in_run_json(text, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    stop_and_go_on(config, tmp_path, monkeypatch, [4, 12])
+    starts = runs.starts(tmp_path)
+    assert [start["step"] > 0 for start in starts] == [False, True, True]
+    for start in starts:
+        assert {"versions", "git", "devices", "command", "started"} <= set(start)
+    (tmp_path / runs.RECORD).write_text("[[[", encoding="utf-8")
+    fit(config, tmp_path, monkeypatch)
+    assert [start["step"] for start in runs.starts(tmp_path)] == [tiny_runs.STEPS]
+
+
+# Other settings, other versions.
+
+
+def test_more_steps_continue_and_a_cosine_says_that_it_changes(
+    text, whole, tmp_path, monkeypatch, capsys
+):
+    config = tiny_runs.config(text)
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    more = tiny_runs.config(text, train={"steps": 30})
+    notes = resumption.take_up(tiny_runs.build_once(more), workdir).notes
+    assert len(notes) == 1 and "was 23 and is 30" in notes[0] and "learning rate" in notes[0]
+    assert "0.002" in notes[0]  # where the cosine had ended
+    summary = fit(more, workdir, monkeypatch)
+    assert summary["steps"] == 30
+    records = metrics.read(workdir / runs.METRICS)
+    assert [r["step"] for r in records if "val_nats" in r] == [0, 7, 14, 21, 23, 28, 30]
+    long = tiny_runs.config(text, optim={"schedule": "constant"}, train={"steps": 30})
+    assert resumption.changed_schedule(long, config, 23) == []
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"optim": {"learning_rate": 0.5}}, ["optim.learning_rate: 0.02 -> 0.5"]),
+        ({"model": {"block_size": 5}}, ["model.block_size: 6 -> 5"]),
+        ({"train": {"batch_size": 8}, "optim": {"beta1": 0.5}}, ["train.batch_size", "beta1"]),
+        ({"train": {"steps": 9}}, ["step 23", "train.steps=9"]),
+    ],
+    ids=str,
+)
+def test_other_settings_are_refused_with_both_values_and_harm_nothing(
+    changes, named, text, whole, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text)
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    with pytest.raises(UserError) as error:
+        fit(tiny_runs.config(text, **changes), workdir, monkeypatch)
+    assert all(part in str(error.value) for part in named) and "--workdir" in str(error.value)
+    assert outcome(config, workdir) == whole(config)[1]
+
+
+def test_another_text_is_refused(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    tiny_runs._built.cache_clear()
+    before = text.read_bytes()
+    try:
+        text.write_bytes(before[:-9] + b"abcabca.\n")
+        with pytest.raises(UserError, match="another text"):
+            fit(config, workdir, monkeypatch)
+    finally:
+        text.write_bytes(before)
+        tiny_runs._built.cache_clear()
+
+
+def rewrite_meta(workdir, change):
+    """Give every checkpoint of a run another meta, properly sealed."""
+    for slot in shelf.slots(workdir):
+        facts = integrity.read(slot.path)
+        change(facts["meta"])
+        (slot.path / integrity.MANIFEST).unlink()
+        del facts["files"]
+        integrity.seal(slot.path, facts)
+
+
+def test_a_checkpoint_from_before_a_field_existed_opens_and_continues(
+    text, whole, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=12)
+
+    def age(meta):
+        for group, field in (("train", "skip_nonfinite"), ("optim", "clip_norm")):
+            del meta["config"][group][field]
+        del meta["config"]["sample"]
+        for name in ("lines", "checkpoint_seconds"):
+            del meta["memory"][name]
+
+    rewrite_meta(tmp_path, age)
+    assert runs.open_run(tmp_path, "last").config.optim.clip_norm == 1.0
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_and_its_field_named(
+    text, whole, tmp_path, monkeypatch
+):
+    config = tiny_runs.config(text)
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    rewrite_meta(workdir, lambda meta: meta["config"]["optim"].update(nesterov=True))
+    for use in (lambda: fit(config, workdir, monkeypatch), lambda: runs.open_run(workdir)):
+        with pytest.raises(UserError, match="optim.nesterov.*run.json"):
+            use()
+
+
+def test_a_damaged_best_names_the_way_out(text, whole, tmp_path):
+    rates = {"learning_rate": 0.6, "schedule": "constant"}
+    config = tiny_runs.config(text, optim=rates, train={"steps": 61})
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    best = next(slot for slot in shelf.slots(workdir) if slot.best)
+    (best.path / "params" / "manifest.ocdbt").unlink()
+    with pytest.raises(UserError, match=f"step {best.step} is damaged.*--checkpoint=last"):
+        runs.open_run(workdir)
+    assert runs.open_run(workdir, "last").step == 61
+
+
+def test_a_best_that_is_gone_at_the_end_lends_no_other_its_loss(
+    text, whole, tmp_path, monkeypatch, capsys
+):
+    config = tiny_runs.config(text, checkpoint={"keep_last": 9})
+    fit(config, tmp_path, monkeypatch)
+    real, memory = Loop._evaluate, {"step": 14, "val_nats": -1.0}
+
+    def better_before(loop):
+        real(loop)
+        loop.memory["best"] = memory
+        for slot in shelf.slots(tmp_path):
+            if slot.step == 14:
+                shelf.delete(slot)
+
+    more = tiny_runs.config(text, checkpoint={"keep_last": 9}, train={"steps": 24})
+    monkeypatch.setattr(Loop, "_evaluate", better_before)
+    summary = fit(more, tmp_path, monkeypatch)
+    assert "the best checkpoint, of step 14, is not there any more" in capsys.readouterr().err
+    assert summary["best_step"] != 14
+    params = runs.open_run(tmp_path, summary["best_step"]).params
+    exp = tiny_runs.build_once(more)
+    assert summary["best_val_nats"] == evaluate.exact_loss(exp, params, "val")
+
+
+def test_results_without_checkpoints_are_not_overwritten(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch)
+    shutil.rmtree(tmp_path / "checkpoints")
+    kept = {name: (tmp_path / name).read_bytes() for name in (runs.METRICS, runs.SUMMARY)}
+    error = fit(config, tmp_path, monkeypatch, ends_with=UserError)
+    assert "summary.json, and none of its checkpoints" in str(error)
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+    (tmp_path / runs.SUMMARY).unlink()
+    fit(config, tmp_path, monkeypatch)
+    assert outcome(config, tmp_path) == whole(config)[1]
+
+
+def test_lines_that_somebody_deleted_are_missed(text, tmp_path, monkeypatch, capsys):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    path, seen = tmp_path / runs.METRICS, []
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0])
+    monkeypatch.setattr(Terminal, "note", lambda _, note: seen.append(note))
+    fit(config, tmp_path, monkeypatch)
+    assert any(f"has 1 of the {len(lines)} lines" in note for note in seen)
+
+
+def test_what_a_killed_writer_left_is_deleted(text, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    (tmp_path / "metrics.jsonlx1.part").write_bytes(b"half")
+    (tmp_path / "my.part").write_bytes(b"mine")
+    fit(config, tmp_path, monkeypatch)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["my.part"]
+
+
+def test_the_same_text_may_lie_elsewhere(text, whole, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path / "run", monkeypatch, stop_at=9)
+    moved = tiny_runs.config(Path(shutil.copy(text, tmp_path / text.name)))
+    fit(moved, tmp_path / "run", monkeypatch)
+    assert outcome(moved, tmp_path / "run") == whole(config)[1]
+
+
+def test_a_best_that_is_damaged_at_the_end_does_not_cost_the_summary(
+    text, whole, tmp_path, monkeypatch
+):
+    rates = {"learning_rate": 0.6, "schedule": "constant"}
+    config = tiny_runs.config(text, optim=rates, train={"steps": 61})
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    best = next(slot for slot in shelf.slots(workdir) if slot.best)
+    (best.path / "params" / "manifest.ocdbt").unlink()
+    (workdir / runs.SUMMARY).unlink()
+    summary = fit(config, workdir, monkeypatch)
+    assert summary["best_step"] == summary["steps"] == 61
+    assert json.loads((workdir / runs.SUMMARY).read_text(encoding="utf-8")) == summary
