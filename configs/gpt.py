@@ -17,7 +17,7 @@ SIZES = ("small", "lecture")
 
 
 def get_config(size=None):
-    """Every field of the run; ``size`` is what stands behind the colon on the command line."""
+    """Every field of the run; ``size`` is what stands after the colon on the command line."""
     config = gptjax_config.base()
     if size is None:
         platform, why = devices.guess_platform()

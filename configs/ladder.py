@@ -8,7 +8,7 @@ bigram      a table of pairs (page 4)                    2.45-2.55
 embed       token + position embedding (page 5)          2.45-2.55
 head        one Head of self-attention (page 9)          2.35-2.55
 multihead   four heads side by side (page 9)             2.22-2.36
-ffwd        a FeedForward behind them (page 10)          2.16-2.32
+ffwd        a FeedForward after them (page 10)          2.16-2.32
 blocks      Blocks: residual paths and LayerNorm         1.98-2.13
 gpt         size and dropout: the notes' small GPT       1.70-1.88
 

@@ -1,212 +1,133 @@
-"""Gives a Python what gptjax needs and says which Python that is; does nothing the second time.
+"""Gives a Python what gptjax needs and prints which Python that is; does nothing the second time.
 
-In: requirements.txt, with --tests also pyproject.toml's `test` list, and the variables GPTJAX_VENV
-and GPTJAX_PLATFORM (explained in venv.sh). Out: on stdout one line, the Python to run; progress on
-stderr, and on failure one line with a way out and exit code 2. Standard library only. It also runs
-by itself, on Windows too: `py launch/install.py`.
+--tests adds pyproject.toml's `test` list. Failures exit with 2. Windows: `py launch/install.py`.
+  GPTJAX_VENV=DIR | none                  another folder than .venv | install into this very Python
+  GPTJAX_PLATFORM=cpu|cuda12|cuda13|tpu   jax's wheels; when not set they follow the machine
 """
 
-from __future__ import annotations
-
-import importlib.metadata
 import os
 import re
 import subprocess
 import sys
-import tempfile
-import time
-import tomllib
-from collections.abc import Sequence
+import venv
+from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
-
-from wheels import choose_wheels  # beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
+# PCI numbers of Google's chips: v2 and v3, plc, v4, v5p, v5e, v6e, 7x (others are network cards).
+TPUS = {f"0x1ae0 0x00{chip}" for chip in ("27", "56", "5e", "62", "63", "6f", "76")}
 
 
-def say(text: str, end: str = "\n") -> None:
-    print(text, end=end, file=sys.stderr, flush=True)
-
-
-def stop(text: str, code: int = 2) -> NoReturn:
-    say(f"gptjax: {text}")
+def stop(text, code=2):
+    print(f"gptjax: {text}", file=sys.stderr)
     sys.exit(code)
 
 
-def requirements(tests: bool) -> list[str]:
-    """The requirement lines, ["jax>=0.7.2,<0.13", ...]: the package's and, if asked, the tests'."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+def run(*command):
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+
+
+def requirements(tests):
+    """["jax>=0.7.2,<0.13", ...]: the package's and, if asked, the tests'."""
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     if tests:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
         lines += project["optional-dependencies"]["test"]
-    return lines
+    return [line for line in lines if re.match(r"\w", line)]
 
 
-def name_and_minimum(requirement: str) -> tuple[str, tuple[int, ...]]:
-    """("jax", (0, 7, 2)) of "jax>=0.7.2,<0.13"."""
-    name, bound = requirement.split(",")[0].split(">=")
-    return name, numbers(bound)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """(0, 7, 2) of "0.7.2" or of "0.7.2.dev3"."""
-    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[a-z+]", version)[0]))
-
-
-def missing(lines: Sequence[str]) -> list[str]:
-    """The requirements this Python lacks or has too old; newer than asked for is left alone."""
-    lacking = []
-    for line in lines:
-        name, minimum = name_and_minimum(line)
-        try:
-            if numbers(importlib.metadata.version(name)) >= minimum:
-                continue
-        except importlib.metadata.PackageNotFoundError:
-            pass
-        lacking.append(line)
-    return lacking
-
-
-def has_jax() -> bool:
-    """Whether this very Python imports a jax that is new enough."""
+def lacks(requirement):
+    """Whether this Python has none or too old a one; newer than asked for is left alone."""
+    name, bound = re.split(r"\[\w+\]>=|>=", requirement, maxsplit=1)
     try:
-        import jax
-    except Exception:  # a jaxlib that does not fit, say: whatever it is, this jax is of no use
-        return False
-    if too_old := missing(requirements(tests=False)[:1]):
-        say(f"gptjax: {sys.executable} has jax {jax.__version__}, not {too_old[0]}: not using it")
-        return False
-    return True
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return True
+    have, need = (re.match(r"\d+(\.\d+)*", v)[0].split(".") for v in (found, bound))
+    return list(map(int, have)) < list(map(int, need))
 
 
-def pip(python: str, arguments: Sequence[str], what: str, log: Path) -> None:
-    """Install, telling so in one line; on failure show pip's last lines and a way out."""
-    say(f"gptjax: installing {what} ...", end="")
-    start = time.monotonic()
-    command = [python, "-m", "pip", "install", "-q", "--no-input", "--disable-pip-version-check"]
-    with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run([*command, *arguments], stdout=file, stderr=file).returncode
-    say(f" {time.monotonic() - start:.0f} s")
-    if code:
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]:
-            say(f"  pip: {line}")
+def choose_wheels(machine=Path("/")):
+    """("cuda12", "NVIDIA driver 535"): jax's wheels for a machine, and what shows that they fit."""
+    if asked := os.environ.get("GPTJAX_PLATFORM"):
+        return asked, "asked for"
+    if sys.platform != "linux":
+        return "cpu", f"jax has no accelerator wheels for {sys.platform}"
+    pci = (machine / "sys/bus/pci/devices").glob("*/vendor")
+    ids = {v.read_text().strip() + " " + v.with_name("device").read_text().strip() for v in pci}
+    if ids & TPUS or any((machine / "dev").glob("accel[0-9]*")):  # dev/accel/accel0 is Intel's
+        return "tpu", "TPU chips found"
+    query = "nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader"
+    gpus = re.findall(r"^(\d+)\.[\d.]+, *(\d+\.\d+)", subprocess.getoutput(query), re.MULTILINE)
+    if not gpus:
+        return "cpu", "no GPU or TPU found"
+    driver, capability = int(gpus[0][0]), min(float(capability) for _, capability in gpus)
+    # What jax's installation page asks for; CUDA 13 has dropped the GPUs before Turing (7.5).
+    cuda = "cuda13" if driver >= 580 and capability >= 7.5 else "cuda12"
+    return cuda if driver >= 525 else "cpu", f"NVIDIA driver {driver}, CUDA needs 525 or newer"
+
+
+def pip(python, lines, what):
+    """Install; if that fails, show pip's last lines and a way out."""
+    print(f"gptjax: installing {what} ...", file=sys.stderr, flush=True)
+    done = run(python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *lines)
+    if done.returncode:
+        print(*(done.stdout + done.stderr).splitlines()[-12:], sep="\n", file=sys.stderr)
         stop(
-            "pip failed (above). No network, or a proxy: set HTTPS_PROXY, or PIP_INDEX_URL to your "
-            "mirror. No version fits: GPTJAX_PYTHON=python3.12 names another Python, "
-            "GPTJAX_VENV=.venv another place. Then start again"
+            "pip failed (above). No network: set HTTPS_PROXY, or PIP_INDEX_URL to your mirror. No "
+            "version fits: try GPTJAX_PYTHON=python3.12 or GPTJAX_VENV=.venv. Then start again"
         )
 
 
-def with_wheels(lines: Sequence[str]) -> tuple[list[str], str]:
-    """The requirements with jax's wheels for this machine, and a few words on which and why."""
-    try:
-        chip, why = choose_wheels()
-    except ValueError as mistake:
-        stop(str(mistake))
-    extra = "" if chip == "cpu" else f"[{chip}]"
-    return [line.replace("jax>", f"jax{extra}>") for line in lines], f"jax for {chip} ({why})"
-
-
-def here(tests: bool) -> str:
-    """Add what is missing to this very Python; the jax it may have stays as it is."""
-    lines = missing(requirements(tests))
-    if not lines:
-        return sys.executable
-    installed = {d.name or "": d.version for d in importlib.metadata.distributions()}
-    keep = {
-        n: v for n, v in installed.items() if re.match(r"(jax|jaxlib|jax[-_].*|libtpu|numpy)$", n)
-    }
-    if lines[0].startswith("jax>"):
-        if "jax" in keep:
-            stop(
-                f"{sys.executable} has jax {keep['jax']}, not {lines[0]}: upgrade it yourself, or "
-                "unset GPTJAX_VENV for an environment of gptjax's own"
-            )
-        lines, _ = with_wheels(lines)
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "constraints.txt"
-        pins = [f"{name}=={version}\n" for name, version in sorted(keep.items())]
-        constraints.write_text("".join(pins), encoding="utf-8")
-        names = ", ".join(line.split(">")[0] for line in lines)
-        log = Path(folder) / "pip.log"
-        pip(sys.executable, [*lines, "-c", str(constraints)], f"{names} into {sys.prefix}", log)
-    return sys.executable
-
-
-def venv(folder: Path, tests: bool) -> str:
-    """Make or complete the virtual environment `folder`; stamps tell what it has in full."""
-    python, version = make(folder)
-    stamps = {}
-    for name in ("run", "tests") if tests else ("run",):
-        lines, wheels = with_wheels(requirements(name == "tests"))
-        stamps[folder / f"gptjax-{name}.txt"] = "\n".join([f"# Python {version}", *lines, ""])
-    if all(stamp.exists() and stamp.read_text("utf-8") == text for stamp, text in stamps.items()):
-        return str(python)
-    for stamp in stamps:  # back when pip has ended well: an interrupted install is not an install
-        stamp.unlink(missing_ok=True)
-    if subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode:
-        add_pip(python)
-    effort = "about a minute" if "for cpu" in wheels else "some minutes, some GB"
-    place = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder
-    pip(str(python), lines, f"{wheels} into {place} (once, {effort})", folder / "pip.log")
-    for stamp, text in stamps.items():
-        stamp.write_text(text, encoding="utf-8")
-    return str(python)
-
-
-def make(folder: Path) -> tuple[Path, str]:
-    """A virtual environment without packages, or the one that is there: its Python, "3.12"."""
+def complete(folder, wanted, what):
+    """Make a virtual environment, or complete the one that is there, and return its Python."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    version = run(python, "-V").stdout.strip() if python.exists() else ""
+    ours = f"Python {sys.version.split()[0]}"
     asked = os.environ.get("GPTJAX_PYTHON") or os.environ.get("PYTHON")
-    ours, found = f"{sys.version_info.major}.{sys.version_info.minor}", version_of(python)
     # One that works is kept, whatever python3 means today, unless another Python is asked for.
-    if found and numbers(found) >= (3, 11) and (not asked or found == ours):
-        return python, found
-    if folder.exists() and not (folder / "pyvenv.cfg").exists() and any(folder.iterdir()):
-        stop(f"{folder} is a folder with other things in it; GPTJAX_VENV=DIR names another")
-    # Without pip at first: Debian's Python can lack ensurepip, which would put pip there.
-    command = [sys.executable, "-m", "venv", "--clear", "--without-pip", folder]
-    made = subprocess.run(command, capture_output=True, text=True)
-    if made.returncode:
-        reason = (made.stderr or made.stdout or "no reason given").strip().splitlines()[-1]
-        stop(f"cannot make {folder}: {reason}; GPTJAX_VENV=DIR names another folder")
-    return python, ours
+    if not re.match(r"Python 3\.(1[1-9]|[2-9]\d)", version) or (asked and version != ours):
+        if folder.exists() and not (folder / "pyvenv.cfg").exists() and any(folder.iterdir()):
+            stop(f"{folder} is a folder with other things in it; GPTJAX_VENV=DIR names another")
+        venv.create(folder, clear=True, symlinks=os.name != "nt")
+        version = ours
+    stamp, full = folder / "gptjax-installed.txt", [version, *wanted]
+    if stamp.exists() and set(full) <= set(stamp.read_text("utf-8").splitlines()):
+        return python
+    stamp.unlink(missing_ok=True)  # an install that is interrupted is not an install
+    base_pip = (sys.executable, "-m", "pip", "--python", python, "install", "pip")  # no ensurepip
+    if run(python, "-m", "ensurepip").returncode and run(*base_pip).returncode:
+        stop(f"{sys.executable} has neither ensurepip nor pip: install python3-venv")
+    pip(python, wanted, f"{what} into {folder} (once, some minutes)")
+    stamp.write_text("\n".join(full), "utf-8")
+    return python
 
 
-def version_of(python: Path) -> str | None:
-    """ "3.12", or None where there is no Python that runs."""
-    program = "import sys; print('%d.%d' % sys.version_info[:2])"
-    try:
-        answer = subprocess.run([python, "-c", program], capture_output=True, text=True)
-    except OSError:
-        return None
-    return answer.stdout.strip() or None
-
-
-def add_pip(python: Path) -> None:
-    """Put pip into a virtual environment: Python's own copy, else with the pip of this Python."""
-    for command in (
-        [python, "-m", "ensurepip", "--default-pip"],
-        [sys.executable, "-m", "pip", "--python", python, "install", "-q", "pip"],
-    ):
-        if subprocess.run(command, capture_output=True).returncode == 0:
-            return
-    stop(f"{sys.executable} has neither ensurepip nor pip: install python3-venv or python3-pip")
-
-
-def main(arguments: Sequence[str]) -> None:
-    tests = "--tests" in arguments
+def main(tests):
+    if sys.version_info < (3, 11):  # noqa: UP036
+        stop(f"{sys.executable} is Python {sys.version.split()[0]}: start with 3.11 or newer")
+    chip, why = choose_wheels()
+    if chip not in ("cpu", "cuda12", "cuda13", "tpu"):
+        stop(f"GPTJAX_PLATFORM={chip} is none of cpu, cuda12, cuda13, tpu")
+    jax = "jax" if chip == "cpu" else f"jax[{chip}]"
+    wanted = [re.sub("^jax>", f"{jax}>", line) for line in requirements(tests)]
     place = os.environ.get("GPTJAX_VENV")
-    if place == "none" or (not place and has_jax()):
-        print(here(tests))
-    else:
-        print(venv(Path(place).absolute() if place else ROOT / ".venv", tests))
+    import_jax = (sys.executable, "-c", "import jax")  # fails where the jaxlib does not fit, say
+    if place != "none" and (place or lacks(wanted[0]) or run(*import_jax).returncode):
+        return complete(Path(place or ROOT / ".venv").absolute(), wanted, f"{jax} ({why})")
+    if lines := [line for line in wanted if lacks(line)]:  # the jax that is here stays as it is
+        names = [found.name or "" for found in metadata.distributions()]
+        pins = {f"{n}=={metadata.version(n)}" for n in names if re.match("jax|libtpu|numpy$", n)}
+        pip(sys.executable, [*lines, *sorted(pins)], f"{', '.join(lines)} into {sys.prefix}")
+    return sys.executable
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        print(main("--tests" in sys.argv))
     except KeyboardInterrupt:
         stop("stopped; start again to go on", code=130)
+    except OSError as error:
+        stop(f"{error}; GPTJAX_VENV=DIR names another folder than .venv")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lints and runs every test: `bash launch/test.sh`. Arguments go to pytest:
 #
-#     bash launch/test.sh tests/batches_test.py -k windows
+#     bash launch/test.sh tests/data/batching_test.py -k windows
 #
 # The corpora come from GPTJAX_DATA_DIR, else from ../shared/data where that folder exists.
 set -euo pipefail

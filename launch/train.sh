@@ -6,7 +6,7 @@
 #     bash launch/train.sh --config.data.path=my.txt         # your own text
 #
 # Everything after train.sh goes to `python -m gptjax.train` as it stands. How Python is found and
-# where packages are installed: launch/venv.sh.
+# where packages are installed: launch/venv.sh and launch/install.py.
 set -euo pipefail
 
 script=$0

@@ -1,8 +1,8 @@
-"""Wrong uses, through the real command lines: one line that helps, exit code 2, nothing touched."""
+"""Wrong uses, through the real command lines: one line that helps, code 2, nothing touched."""
 
 from __future__ import annotations
 
-import io
+import importlib
 import os
 import pathlib
 import runpy
@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from gptjax.monitoring.console import Terminal
-from gptjax.runtime import compilation_cache, sharding
-from gptjax.runtime import run_lock as lock
+from gptjax.cli import main as cli
+from gptjax.runtime import compilation_cache, run_lock
+from gptjax.training import experiment
 
 MISSING, BIG = "there is no such thing", 99_999_999_999
 
 
-# runpy says that the verb is imported already; it is run afresh all the same.
+# runpy says that the command is imported already; it is run afresh all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:'gptjax.:RuntimeWarning")
 
 
@@ -54,15 +54,11 @@ def world(tmp_path_factory):
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    config = tiny_runs.config(folder / "words.txt", train={"steps": 3})
-    from gptjax import train
-
-    with Terminal(io.StringIO(), live=False) as terminal:
-        train.fit(config, folder / "run", terminal)
+    tiny_runs.fit(tiny_runs.config(folder / "words.txt", train={"steps": 3}), folder / "run")
     return folder
 
 
-def verb(name: str, *argv: str) -> int:
+def call(name: str, *argv: str) -> int:
     """What ``python -m gptjax.name argv`` does, in this process; its exit code."""
     before = sys.argv
     sys.argv = [name, *argv]
@@ -81,9 +77,9 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (s.st_size, s.st_mtime_ns) for path, s in stats.items()}
 
 
-def wrong(verb: str, argv: str, *named: str):
+def wrong(name: str, argv: str, *named: str):
     """A case: the flags (a field is a flag of the config) and what the line must say."""
-    return pytest.param(verb, argv, named, id=f"{verb} {argv or 'nothing'}"[:70])
+    return pytest.param(name, argv, named, id=f"{name} {argv or 'nothing'}"[:70])
 
 
 # Flags are split at spaces; {w} is the world's folder. A name with a dot sets a config's field.
@@ -116,34 +112,35 @@ CASES = [
     wrong("train", f"train.batch_size={BIG}", "train.batch_size=", "at most"),
     wrong("train", "train.accumulate=3", "train.batch_size=4", "train.accumulate=3", "use 6"),
     wrong("train", "train.accumulate=-1", "train.accumulate=-1", "at least 1"),
-    wrong("train", "train.steps=-1", "train.steps=-1", "negative"),
+    wrong("train", "train.steps=-1", "train.steps=-1", "at least 0"),
     wrong("train", f"train.steps={2**31}", "train.steps=2147483648", "at most"),
     wrong("train", "train.eval_iters=0", "train.eval_iters=0", "at least 1"),
     wrong("train", "train.chunk_steps=0", "train.chunk_steps=0", "at least 1"),
-    wrong("train", "train.skip_nonfinite=-1", "train.skip_nonfinite=-1", "negative"),
+    wrong("train", "train.skip_nonfinite=-1", "train.skip_nonfinite=-1", "at least 0"),
     wrong("train", "optim.name=adamm", "'adamm'", "adamw"),
     wrong("train", "optim.schedule=linear", "'linear'", "cosine"),
     wrong("train", "optim.learning_rate=0", "optim.learning_rate=0", "above 0"),
     wrong("train", "optim.learning_rate=nan", "optim.learning_rate=nan", "above 0"),
     wrong("train", "optim.learning_rate=inf", "optim.learning_rate=inf", "above 0"),
     wrong("train", f"optim.eps={10**400}", "optim.eps", "above 0"),
-    wrong("train", "optim.beta2=1", "optim.beta2=1", "[0, 1)"),
-    wrong("train", "optim.weight_decay=-1", "optim.weight_decay=-1", "negative"),
-    wrong("train", "optim.clip_norm=nan", "optim.clip_norm=nan", "negative"),
-    wrong("train", "optim.warmup_steps=-2", "optim.warmup_steps=-2", "negative"),
+    wrong("train", "optim.beta2=1", "optim.beta2=1", "below 1"),
+    wrong("train", "optim.weight_decay=-1", "optim.weight_decay=-1", "at least 0"),
+    wrong("train", "optim.clip_norm=nan", "optim.clip_norm=nan", "at least 0"),
+    wrong("train", "optim.warmup_steps=-2", "optim.warmup_steps=-2", "at least 0"),
     wrong("train", "seed=-1", "seed=-1", "at least 0"),
-    wrong("train", "seed=4294967296", "seed=4294967296", "2**32"),
+    wrong("train", "seed=4294967296", "seed=4294967296", "at most 4,294,967,295"),
     wrong("train", "tokenizer.kind=bpe", "'bpe'", "char"),
     wrong("train", "tokenizer.min_count=0", "min_count=0", "at least 1"),
-    wrong("train", "checkpoint.keep_last=0", "checkpoint.keep_last=0", "1 or more"),
-    wrong("train", "checkpoint.every_minutes=-1", "checkpoint.every_minutes=-1", "0 or more"),
-    wrong("train", "checkpoint.on_full_disk=cry", "'cry'", "'stop' or 'continue'"),
-    wrong("train", "sample.temperature=-1", "sample.temperature=-1", "negative"),
-    wrong("train", "sample.temperature=inf", "sample.temperature=inf"),
+    wrong("train", "checkpoint.keep_last=0", "checkpoint.keep_last=0", "at least 1"),
+    wrong("train", "checkpoint.every_minutes=-1", "checkpoint.every_minutes=-1", "at least 0"),
+    wrong("train", "checkpoint.on_full_disk=cry", "'cry'", "stop, continue"),
+    wrong("train", "sample.temperature=-1", "sample.temperature=-1", "at least 0"),
+    wrong("train", "sample.temperature=inf", "sample.temperature=inf", "finite"),
     wrong("train", "model.add_count=inf", "model.add_count=inf", "above 0"),
-    wrong("train", "optim.weight_decay=inf", "optim.weight_decay=inf", "infinite"),
+    wrong("train", "model.add_count=0", "model.add_count=0", "above 0"),
+    wrong("train", "optim.weight_decay=inf", "optim.weight_decay=inf", "finite"),
     wrong("train", "model.kind=ngram model.block_size=5000", "block_size=5000", "smaller"),
-    wrong("train", "sample.max_new_tokens=-5", "sample.max_new_tokens=-5", "negative"),
+    wrong("train", "sample.max_new_tokens=-5", "sample.max_new_tokens=-5", "at least 0"),
     wrong("train", "sample.prompt=ABC", "'A'", "U+0041", "vocabulary"),
     # The data.
     wrong("train", "data.path= data.name=shakespear", "'shakespear'", "did you mean 'shakespeare'"),
@@ -151,7 +148,7 @@ CASES = [
     wrong("train", "data.split=half", "'half'", "makemore"),
     wrong("train", "name=", "name=''", "--workdir"),
     wrong("train", "name=../x", "'../x'", "--workdir"),
-    wrong("train", f"sample.max_new_tokens={BIG}", "sample.max_new_tokens=", "above"),
+    wrong("train", f"sample.max_new_tokens={BIG}", "sample.max_new_tokens=", "at most"),
     wrong("train", "data.path={w}/missing.txt", "missing.txt", "no file"),
     wrong("train", "data.path={w}", "a folder", "UTF-8 text file"),
     wrong("train", "data.path={w}/empty.txt", "empty.txt", "0 bytes"),
@@ -243,7 +240,7 @@ def assert_refused(code: int, capsys, named, world: Path, before: dict) -> None:
         assert part in err, err
     assert len(err) < 1000, err
     after = tree(world)
-    locks = {path for path in after if path.endswith(lock.NAME)}  # opened, so its time changes
+    locks = {path for path in after if path.endswith(run_lock.NAME)}  # opened, so its time changes
     folders = {path for path in after if Path(path).is_dir()}
     changed = {path for path in after if after[path] != before.get(path)} - locks - folders
     assert not changed and set(before) - set(after) == set(), changed
@@ -253,7 +250,7 @@ def assert_refused(code: int, capsys, named, world: Path, before: dict) -> None:
 @pytest.mark.parametrize("name, argv, named", CASES)
 def test_a_wrong_use_is_one_line_that_helps_and_touches_nothing(name, argv, named, world, capsys):
     before = tree(world)
-    code = verb(name, *command_line(name, argv, world))
+    code = call(name, *command_line(name, argv, world))
     assert_refused(code, capsys, named, world, before)
 
 
@@ -270,7 +267,7 @@ def test_a_file_that_may_not_be_read_is_refused(world, capsys, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(pathlib.Path, "read_bytes", forbidden)
-    code = verb("train", *command_line("train", "", world))
+    code = call("train", *command_line("train", "", world))
     assert_refused(code, capsys, ["words.txt", "Permission denied"], world, before)
 
 
@@ -278,12 +275,12 @@ def test_a_folder_that_may_not_be_written_is_refused(world, capsys, monkeypatch)
     before, open_ = tree(world), os.open
 
     def forbidden(path, flags, *args, **kwargs):
-        if str(path).endswith(lock.NAME):
+        if str(path).endswith(run_lock.NAME):
             raise PermissionError(13, "Permission denied", str(path))
         return open_(path, flags, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", forbidden)
-    code = verb("train", *command_line("train", "--workdir={w}/run", world))
+    code = call("train", *command_line("train", "--workdir={w}/run", world))
     assert_refused(code, capsys, ["run", "Permission denied", "--workdir"], world, before)
 
 
@@ -292,27 +289,54 @@ def test_a_pipe_is_refused_and_not_waited_for(world, capsys):
         pytest.skip("no pipes in this file system")
     os.mkfifo(world / "pipe")
     before = tree(world)
-    code = verb("train", *command_line("train", "data.path={w}/pipe", world))
+    code = call("train", *command_line("train", "data.path={w}/pipe", world))
     assert_refused(code, capsys, ["pipe", "no regular file"], world, before)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(world, capsys, monkeypatch):
-    monkeypatch.setattr(sharding, "make_mesh", lambda: types.SimpleNamespace(size=3))
+    monkeypatch.setattr(experiment, "make_mesh", lambda: types.SimpleNamespace(size=3))
     before = tree(world)
-    code = verb("train", *command_line("train", "", world))
+    code = call("train", *command_line("train", "", world))
     named = ["train.batch_size=4", "3 devices", "use 6"]
     assert_refused(code, capsys, named, world, before)
 
 
 def test_a_second_run_in_a_folder_is_refused_and_the_holder_named(world, capsys):
-    with lock.lock(world / "run"):
+    with run_lock.lock(world / "run"):
         before = tree(world)
-        code = verb("train", *command_line("train", "--workdir={w}/run", world))
+        code = call("train", *command_line("train", "--workdir={w}/run", world))
         assert_refused(code, capsys, [f"process {os.getpid()}", "--workdir"], world, before)
 
 
+COMMANDS = {name: f"gptjax.{name}" for name in ("train", "sample", "evaluate", "compare", "look")}
+COMMANDS["bench"] = "gptjax.bench.__main__"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_a_page_of_examples_and_flags(name, world, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # no meaning is broken over two lines
+    before, module = tree(world), importlib.import_module(COMMANDS[name])
+    assert call(name, "--help", f"--workdir={world}/missing") == 0
+    out, err = capsys.readouterr()
+    assert err == "" and tree(world) == before
+    assert out.startswith(f"usage: python -m gptjax.{name} [--flag=value ...]\n")
+    assert module.__doc__.split("\n")[0] in out and f"\n    python -m gptjax.{name} " in out
+    for flag in module.FLAGS:
+        assert f"\n--{flag.name}" in out and flag.meaning in out
+
+
+def test_the_commands_that_open_a_run_share_its_flags():
+    found = set()
+    for name, module in COMMANDS.items():
+        flags = importlib.import_module(module).FLAGS
+        if {flag.name for flag in cli.RUN_FLAGS} <= {flag.name for flag in flags}:
+            found.add(name)
+            assert all(any(flag is ours for ours in flags) for flag in cli.RUN_FLAGS)
+    assert found == {"sample", "evaluate", "look"}
+
+
 def test_debug_shows_where_a_mistake_was_found(world, capsys):
-    assert verb("train", *command_line("train", "train.steps=-1 --debug", world)) == 2
+    assert call("train", *command_line("train", "train.steps=-1 --debug", world)) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err and "train.steps=-1" in err.splitlines()[-1]
 
@@ -322,21 +346,17 @@ def test_debug_shows_where_a_mistake_was_found(world, capsys):
 )
 def test_prompts_that_are_not_wrong_are_continued(prompt, world, capsys):
     argv = [f"--workdir={world}/run", f"--prompt={prompt}", "--max_new_tokens=3"]
-    assert verb("sample", *argv) == 0
+    assert call("sample", *argv) == 0
     out, err = capsys.readouterr()
     assert out.startswith(prompt) and len(out) == len(prompt) + 3 + 1 and err == ""
 
 
 def test_a_line_of_ten_megabytes_is_only_a_text(world):
-    from gptjax.training import experiment
-
     exp = experiment.build(tiny_runs.config(world / "one_long_line.txt"))
-    assert exp.rows["train"].n_predicted + exp.rows["val"].n_predicted == 10 * 2**20 - 2
+    assert sum(split.n_predicted for split in exp.splits.values()) == 10 * 2**20 - 2
 
 
 def test_items_with_blank_lines_are_counted_without_them(world):
-    from gptjax.training import experiment
-
     (world / "blanks.txt").write_text("\n\nanna\n\n \notto\n\n\nbo\n\n", encoding="utf-8")
     config = tiny_runs.config(world / "blanks.txt", data={"kind": "items"})
     assert experiment.build(config).corpus.n_items == {"train": 1, "val": 1, "test": 1}

@@ -1,4 +1,4 @@
-"""The verb ``evaluate`` on any text: the figures of a split, without the corpus."""
+"""The command ``evaluate``: a split of the corpus, or any text without the corpus."""
 
 import json
 import math
@@ -11,11 +11,7 @@ import tiny_runs
 from gptjax import evaluate
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
-from gptjax.data import splits as corpus
-from gptjax.data.tokenizers import WordTokenizer
-from gptjax.errors import UserError
-from gptjax.evaluation import loss_eval as scoring
-from gptjax.monitoring import metrics
+from gptjax.data import corpora
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 KINDS = ("gpt", "mlp", "bigram")  # a stream in windows, items, a stream whose model slides
@@ -32,7 +28,7 @@ def folders(tmp_path_factory):
             text, kind, train={"steps": 3, "eval_every": 3}, sample={"max_new_tokens": 0}
         )
         found[kind] = tiny_runs.fit(config, folder / kind)["final_val_nats"]
-        split = corpus.load(config.data, config.seed).splits["val"]
+        split = corpora.load(config.data, config.seed).splits["val"]
         (folder / f"{kind}.txt").write_text(split, encoding="utf-8")
     text.unlink()
     return found
@@ -94,12 +90,6 @@ def test_the_table_has_a_line_per_token_and_says_how_the_text_is_cut(call):
     assert "each token is predicted from the 1 before it" in call("bigram", "abc")[1]
 
 
-def test_a_loss_beyond_all_perplexity_is_still_a_report():
-    found = evaluate.figures(1e4, 10, 10)
-    assert found["perplexity"] == math.inf and found["nats_per_token"] == 1e4
-    assert json.loads(json.dumps(metrics.plain(found)))["perplexity"] is None
-
-
 def test_items_stand_one_a_line_and_their_end_is_predicted(call):
     report = json.loads(call("mlp", "ab  \n\ngfedcb\n\n", "--per_token", "--json")[1])
     assert [t["text"] for t in report["per_token"]] == [*"ab", "\\n", *"gfedcb", "\\n"]
@@ -133,26 +123,48 @@ def test_flags_that_contradict_each_other_are_refused(flags, named, call):
     assert code == 2 and named in err
 
 
-def test_logits_that_are_not_finite_are_an_error(folders):
-    run = runs.open_run(folders["folder"] / "bigram")
-    rows, _ = scoring.cut("abcd", run.tokenizer, run.model, items=False)
-    table = np.array(run.params["token_embedding_table"]["embedding"])
-    table[run.tokenizer.encode("b")] = np.nan
-    with pytest.raises(UserError, match="prediction 1 are not finite"):
-        scoring.score(run.model, {"token_embedding_table": {"embedding": table}}, rows)
+@pytest.fixture
+def split_report(tmp_path, capsys):
+    """A function of a run's changes: its summary, and ``evaluate --json`` on its own split."""
+
+    def report(kind, *flags, **changes):
+        text = tiny_runs.write_text(tmp_path)
+        changes["train"] = {"steps": 2} | changes.get("train", {})
+        config = tiny_runs.config(text, kind, sample={"max_new_tokens": 0}, **changes)
+        summary = tiny_runs.fit(config, tmp_path / "run")
+        argv = ["gptjax.evaluate", f"--workdir={tmp_path / 'run'}", "--checkpoint=last", *flags]
+        capsys.readouterr()
+        assert cli.call(evaluate.main, [*argv, "--json"], flags=evaluate.FLAGS) == 0
+        return summary, json.loads(capsys.readouterr().out)
+
+    return report
 
 
-def test_characters_of_words_are_counted_behind_the_first():
-    from gptjax import models
+def test_a_split_of_the_corpus_is_reported_beside_the_count_bigram(split_report):
+    summary, report = split_report("gpt", "--split=train")
+    names = "workdir step split nats_per_token bits_per_token nats_per_character bits_per_character"
+    names += " perplexity tokens characters count_bigram_nats_per_token"
+    assert list(report) == names.split() and (report["split"], report["step"]) == ("train", 2)
+    assert report["nats_per_token"] == pytest.approx(summary["final_train_nats"], rel=1e-6)
+    assert report["nats_per_character"] == report["nats_per_token"]  # a token is a character
+    assert report["count_bigram_nats_per_token"] == summary["count_bigram_train_nats"]
 
-    tok = WordTokenizer((" ", "be", "not", "or", "to"))
-    model = models.build(models.ModelConfig("bigram"), tok.vocab_size)
-    rows, characters = scoring.cut("to be or not", tok, model, items=False)
-    assert (rows.n_predicted, characters) == (6, len(" be or not"))
+
+def test_words_have_a_share_of_unknown_ones_and_more_characters_than_tokens(split_report):
+    summary, report = split_report("bigram", tokenizer={"kind": "word", "min_count": 9})
+    assert report["split"] == "val" and 0 < report["unknown_words"] < 1
+    assert report["nats_per_token"] == pytest.approx(summary["final_val_nats"], rel=1e-6)
+    per_character = report["nats_per_token"] * report["tokens"] / report["characters"]
+    assert report["nats_per_character"] == pytest.approx(per_character)
+    assert report["characters"] > 1.5 * report["tokens"]
 
 
-def test_one_figure_in_every_unit():
-    found = evaluate.figures(math.log(8), tokens=10, characters=30)
-    assert found["bits_per_token"] == pytest.approx(3) and found["perplexity"] == pytest.approx(8)
-    assert found["bits_per_character"] == pytest.approx(1)
-    assert found["nats_per_character"] == pytest.approx(math.log(2))
+def test_neighbours_make_no_text_and_have_no_figure_per_character(split_report, tmp_path, capsys):
+    words = {"tokenizer": {"kind": "word"}, "train": {"neighbours": 2}}
+    summary, report = split_report("bigram_embed", **words)
+    assert not [name for name in report if "character" in name]
+    assert report["nats_per_token"] == pytest.approx(summary["final_val_nats"], rel=1e-6)
+    assert report["tokens"] > 0 and report["unknown_words"] == 0
+    argv = ["gptjax.evaluate", f"--workdir={tmp_path / 'run'}", f"--text_file={tmp_path}/words.txt"]
+    assert cli.call(evaluate.main, argv, flags=evaluate.FLAGS) == 2
+    assert "cannot score a text: ask look near" in capsys.readouterr().err

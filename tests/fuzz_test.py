@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptjax.checkpoints import run as runs
+from gptjax.checkpoints import run
 from gptjax.cli import main as cli
-from gptjax.config import parse as gptjax_config
-from gptjax.data import splits as corpus
-from gptjax.data import tokenizers as tokenizer
+from gptjax.config import schema
+from gptjax.config.parse import from_dict
+from gptjax.config.schema import TOKENIZERS, TokenizerConfig
+from gptjax.data import tokenizers
+from gptjax.data.splits import split_items
 from gptjax.errors import UserError
 from gptjax.monitoring import metrics
 from gptjax.runtime import compilation_cache
+from gptjax.training import resume
 
-FIELDS = list(gptjax_config.fields(gptjax_config.Config()))
+FIELDS = list(schema.fields(schema.Config()))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
 SCALARS |= st.sampled_from([2**31, 2**63, -(2**63), 10**400, 1e-320, "gpt", "char", "\0", "\ud800"])
 JSON = st.recursive(
@@ -44,28 +47,28 @@ def nested(path: str, value) -> dict:
 @given(field=st.sampled_from(FIELDS), value=JSON)
 def test_any_value_in_any_field_is_taken_as_it_is_or_refused_by_name(field, value):
     try:
-        config = gptjax_config.from_dict(nested(field.path, value))
+        config = from_dict(nested(field.path, value))
     except UserError as error:
         assert field.path.split(".")[-1] in str(error) or "data." in str(error)
         return
-    found = {f.path: f.value for f in gptjax_config.fields(config)}
+    found = {f.path: f.value for f in schema.fields(config)}
     if field.path != "expected":
         wanted = float(value) if field.type is float else value  # 2**53 + 1 is no float
         assert found[field.path] == wanted and type(found[field.path]) is field.type
-    again = gptjax_config.from_dict(json.loads(json.dumps(gptjax_config.to_dict(config))))
-    assert again == config and gptjax_config.differences(again, config) == []
+    again = from_dict(json.loads(json.dumps(schema.to_dict(config))))
+    assert again == config and schema.differences(again, config) == []
 
 
 @given(values=JSON | st.dictionaries(st.sampled_from([f.path.split(".")[0] for f in FIELDS]), JSON))
 def test_any_json_is_a_config_or_is_refused(values):
     with contextlib.suppress(UserError):
-        gptjax_config.from_dict(values)
+        from_dict(values)
 
 
 MEMORY = {"evaluated": 7, "best": {"step": 7, "val_nats": 2.5}, "pending": [[1.0, 0.5]]}
 MEMORY |= {"train_seconds": 1.0, "timed": [3, 0.5], "checkpoint_seconds": 0.1, "lines": 9}
 META = {
-    "config": gptjax_config.to_dict(gptjax_config.Config()),
+    "config": schema.to_dict(schema.Config()),
     "tokenizer": {"kind": "char", "vocabulary": ["\n", "a", "b"]},
     "data": {"kind": "stream", "sha256": "0" * 64, "name": "x", "source": "y"},
     "memory": MEMORY,
@@ -95,20 +98,28 @@ def test_any_meta_of_a_checkpoint_is_understood_or_refused(place, value, drop, t
         del inside[last]
     else:
         inside[last] = value
-    try:
-        saved = runs.understand(tmp_path_factory.getbasetemp(), meta)
+    folder = tmp_path_factory.getbasetemp()
+    try:  # to use the model, which needs no memory of the training
+        saved = run.understand(folder, meta)
+        assert saved.tokenizer.vocab_size > 0
+        assert saved.data is None or saved.data["kind"] in ("stream", "items")
     except UserError as error:
         assert "checkpoint" in str(error) and "--workdir" in str(error)
+    try:  # to go on training
+        saved, progress = resume._understand(folder, meta)
+    except UserError as error:
+        assert "checkpoint" in str(error) or "no history of training" in str(error)
+        assert "--workdir" in str(error)
         return
     assert saved.tokenizer.vocab_size > 0 and saved.data["kind"] in ("stream", "items")
-    assert all(len(pair) == 2 for pair in saved.memory["pending"])
+    assert all(len(pair) == 2 for pair in progress.pending)
 
 
 def test_the_untouched_meta_is_understood(tmp_path):
-    assert runs.understand(tmp_path, META).memory == MEMORY
+    assert resume._understand(tmp_path, META)[1].to_json() == MEMORY
     for name in ("lines", "checkpoint_seconds"):  # a run from before they were kept
         older = META | {"memory": {k: v for k, v in MEMORY.items() if k != name}}
-        runs.understand(tmp_path, older)
+        resume._understand(tmp_path, older)
 
 
 LINE = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=12)
@@ -120,23 +131,23 @@ def test_items_are_dealt_out_whole_once_and_the_same_each_time(lines, seed):
     text = "\n".join(lines)
     if len(wanted) < 3:
         with pytest.raises(UserError, match=f"{len(wanted)} distinct items"):
-            corpus.split_items(text, seed)
+            split_items(text, seed)
         return
-    splits, n_duplicates = corpus.split_items(text, seed)
+    splits, n_duplicates = split_items(text, seed)
     dealt = [item for part in splits.values() for item in part]
     assert sorted(dealt) == sorted(wanted) and all(splits.values())
     assert n_duplicates == sum(bool(line.rstrip()) for line in lines) - len(wanted)
-    assert corpus.split_items(text, seed) == (splits, n_duplicates)
+    assert split_items(text, seed) == (splits, n_duplicates)
 
 
-@given(text=st.text(max_size=40), kind=st.sampled_from(tokenizer.KINDS), other=st.text(max_size=9))
+@given(text=st.text(max_size=40), kind=st.sampled_from(TOKENIZERS), other=st.text(max_size=9))
 def test_a_tokenizer_gives_back_its_text_and_survives_any_other(text, kind, other):
     try:
-        made = tokenizer.build(tokenizer.TokenizerConfig(kind=kind), text)
+        made = tokenizers.build(TokenizerConfig(kind), text)
     except UserError as error:
         assert not text or "surrogate" in str(error)
         return
-    saved = tokenizer.from_json(json.loads(json.dumps(made.to_json())))
+    saved = tokenizers.from_json(json.loads(json.dumps(made.to_json())))
     assert saved == made or kind == "byte"
     assert saved.decode(saved.encode(text)) == text
     try:
@@ -167,7 +178,7 @@ FLAGS = [cli.Flag("workdir", "", "folder"), cli.Flag("replay_step", int, "a step
 
 @settings(max_examples=250)
 @given(argv=st.lists(ARGUMENT, max_size=4), config=st.booleans())
-def test_any_command_line_ends_in_its_verb_or_in_one_line(argv, config):
+def test_any_command_line_ends_in_its_command_or_in_one_line(argv, config):
     printed = []
     first = ["--config=gpt:small"] if config else []
     with pytest.MonkeyPatch.context() as patch:

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import evaluate
-from gptjax.data import batching as batches
+from gptjax.data.dataset import cut_stream
+from gptjax.generation.generate import generate
 from gptjax.models.bigram import BigramLanguageModel
 from gptjax.models.gpt import FeedForward, Head
 from gptjax.models.loss import cross_entropy
+from gptjax.training.train_step import estimate_loss
 
 # Page 4: the table as the notes print it.
 TABLE = np.array(
@@ -98,6 +99,19 @@ def test_page_4_with_the_sign_that_torch_prints():
     close(mean_loss(table_logits(table, IDX), TARGETS), 1.5428)
 
 
+def test_page_6_the_example_grows_by_two_tokens_each_drawn_after_the_last():
+    table = np.array(
+        [[0.18, -0.07, 0.36, -0.92], [0.63, 0.03, 0.95, 0.06], [0.36, 1.17, -1.35, -0.51]]
+        + [[0.24, -0.24, -0.92, 1.54]],
+        np.float32,
+    )
+    params = {"token_embedding_table": {"embedding": table}}
+    keys = jax.random.split(jax.random.key(0), 2)
+    out = generate(BigramLanguageModel(4), params, np.array([[0, 1, 2], [1, 2, 3]]), 2, keys, 0)
+    # The likeliest tokens are those that the page draws: 1 and 3, then 2 and 3.
+    np.testing.assert_array_equal(out, [[0, 1, 2, 1, 2], [1, 2, 3, 3, 3]])
+
+
 def test_page_7_the_nll_of_token_4():
     logits = np.array([[[0.2, 1.1, -0.7, 0.4, 2.3, -0.5, 1.8, 0.9]]], np.float32)
     close(nlls(logits, np.array([[4]])), [0.9310])
@@ -106,15 +120,19 @@ def test_page_7_the_nll_of_token_4():
 def test_page_8_the_means_of_five_losses():
     losses = {"train": [2.20, 2.10, 2.15, 2.05, 2.12], "val": [2.50, 2.40, 2.45, 2.47, 2.43]}
     counts = np.array([3, 1, 4, 2, 5])  # a mean of means: how many places a batch has is no weight
-    rows = batches.stream_rows(np.arange(9), window=4)
-    for split, expected in (("train", 2.124), ("val", 2.45)):
-        exp = SimpleNamespace(
-            config=SimpleNamespace(seed=0, train=SimpleNamespace(eval_iters=5, batch_size=2)),
-            rows={split: rows},
-            place=lambda batch: batch,
-            eval_chunk=lambda params, batch, split=split: (counts * losses[split], counts),
-        )
-        close(evaluate.estimate_loss(exp, None, split), expected)
+
+    def batch_sums(params, batches):
+        split = "val" if batches.x.any() else "train"
+        assert batches.x.shape == (5, 2, 4)
+        return counts * losses[split], counts
+
+    evaluator = SimpleNamespace(batch_size=2, batch_sums=batch_sums)
+    tokens = {"train": np.zeros(9, int), "val": np.ones(9, int)}
+    splits = {name: cut_stream(ids, window=4) for name, ids in tokens.items()}
+    found = estimate_loss(evaluator, None, splits, eval_iters=5, seed=0)
+    assert set(found) == {"train", "val"}
+    close(found["train"], 2.124)
+    close(found["val"], 2.45)
 
 
 def test_page_9_scores_are_divided_by_the_root_of_the_head_size():
@@ -123,7 +141,7 @@ def test_page_9_scores_are_divided_by_the_root_of_the_head_size():
     params = {"query": jnp.eye(2), "key": keys, "value": jnp.eye(2)}
     params = {name: {"kernel": kernel} for name, kernel in params.items()}
     # The values are the unit vectors, so what comes out are the weights themselves.
-    (wei,), _ = jax.jit(Head(head_size=2, block_size=2).apply)({"params": params}, x)
+    (wei,) = jax.jit(Head(head_size=2, block_size=2).apply)({"params": params}, x)
     np.testing.assert_array_equal(wei[0], [1, 0])
     # The second token's scores are .3536 and -.3536: softmax keeps their difference.
     close(jnp.log(wei[1, 0] / wei[1, 1]) / 2, 0.3536)
@@ -134,7 +152,7 @@ def test_page_9_dropout_scales_the_survivors():
     shapes = {"fc": (3, 12), "proj": (12, 3)}
     params = {n: {"kernel": jnp.zeros(s), "bias": jnp.zeros(s[1])} for n, s in shapes.items()}
     params["proj"]["bias"] = jnp.array([0.5, 0.2, 0.7])
-    run = jax.jit(functools.partial(FeedForward(dropout=0.25).apply, train=True))
+    run = jax.jit(functools.partial(FeedForward(3, dropout=0.25).apply, train=True))
     out = run({"params": params}, jnp.ones((5, 8, 3)), rngs={"dropout": jax.random.key(0)})
     for channel, survivor in enumerate([0.6667, 0.2667, 0.9333]):
         zero, scaled = np.unique(out[..., channel])

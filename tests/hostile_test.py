@@ -10,17 +10,12 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import tiny_runs
 from tiny_runs import fit
 
-from gptjax.checkpoints import directory as shelf
-from gptjax.checkpoints import manifest as integrity
-from gptjax.checkpoints import run as runs
-from gptjax.checkpoints import store as checkpoint
-from gptjax.config import parse as gptjax_config
+from gptjax.checkpoints import directory, manifest, run, store
 from gptjax.errors import UserError
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
@@ -81,52 +76,42 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
 
 
 def test_opening_a_checkpoint_compiles_imports_and_starts_nothing(finished):
-    ours = {
-        hint.encode()
-        for part in [gptjax_config.Config, *get_type_hints(gptjax_config.Config).values()]
-        for hint in getattr(part, "__annotations__", {}).values()
-    }
     watched = {"pickle.find_class", "exec", "compile", "os.system", "os.exec", "os.posix_spawn"}
     watched |= {"subprocess.Popen", "socket.connect", "ctypes.dlopen", "os.fork"}
     seen, listening = [], False
 
     def listen(event, args):
-        if not listening or event not in watched:
-            return
-        # typing reads the annotations of our own dataclasses, which are strings, in this way.
-        code = args[0] if event == "compile" else getattr(args[0], "co_filename", "")
-        if event == "compile" and code in ours or event == "exec" and code == "<string>":
-            return
-        seen.append((event, repr(args)[:200]))
+        if listening and event in watched:
+            seen.append((event, repr(args)[:200]))
 
     sys.addaudithook(listen)
-    runs.open_run(finished[1])  # whatever is imported late, is imported now
+    run.open_run(finished[1])  # whatever is imported late, is imported now
     listening = True
-    run = runs.open_run(finished[1])
+    opened = run.open_run(finished[1])
     pickle.loads(pickle.dumps(Evil))  # the hook does listen
     listening = False
-    assert run.step == 23
+    assert opened.step == 23
     assert [event for event, _ in seen] == ["pickle.find_class"], seen
 
 
 def test_pickles_in_a_checkpoint_are_damage_or_dead_weight(workdir, tmp_path):
     trace = tmp_path / "trace"
     evil = pickle.dumps(Evil(trace))
-    slot = shelf.slots(workdir)[-1]
+    slot = directory.slots(workdir)[-1]
     for name in ("evil.pkl", "checkpoint", "params/.DS_Store", "params/d/Thumbs.db"):
         (slot.path / name).write_bytes(evil)
-    assert runs.open_run(workdir).step == 23
+    assert run.open_run(workdir).step == 23
     for name in ("params/evil.pkl", "params/checkpoint", "params/d/more"):
         (slot.path / name).write_bytes(evil)
         with pytest.raises(UserError, match=f"{name} was not written with it"):
-            runs.open_run(workdir, 23)
+            run.open_run(workdir, 23)
         (slot.path / name).unlink()
     for path in sorted((slot.path / "params").rglob("*")):
         if path.is_file() and path.name not in (".DS_Store", "Thumbs.db"):
             sound = path.read_bytes()
             path.write_bytes(evil)
             with pytest.raises(UserError, match="damaged"):
-                runs.open_run(workdir, 23)
+                run.open_run(workdir, 23)
             path.write_bytes(sound)
     # And when its author knows how to seal it.
     for name in ("_METADATA", "manifest.ocdbt", "d", "_sharding"):
@@ -135,7 +120,7 @@ def test_pickles_in_a_checkpoint_are_damage_or_dead_weight(workdir, tmp_path):
             path.write_bytes(evil)
             reseal(slot.path, lambda meta: None)
             with pytest.raises(UserError):
-                runs.open_run(workdir, 23)
+                run.open_run(workdir, 23)
     assert not trace.exists()
     pickle.loads(evil)
     assert trace.exists()  # it would have
@@ -143,11 +128,11 @@ def test_pickles_in_a_checkpoint_are_damage_or_dead_weight(workdir, tmp_path):
 
 def reseal(folder, change):
     """The manifest of somebody who knows how it is sealed."""
-    facts = integrity.read(folder)
+    facts = manifest.read(folder)
     change(facts["meta"])
-    (folder / integrity.MANIFEST).unlink()
+    (folder / manifest.MANIFEST).unlink()
     del facts["files"]
-    integrity.seal(folder, facts)
+    manifest.seal(folder, facts)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +150,10 @@ def reseal(folder, change):
     ],
 )
 def test_a_config_in_a_checkpoint_is_only_checked_values(workdir, group, field, value):
-    for slot in shelf.slots(workdir):
+    for slot in directory.slots(workdir):
         reseal(slot.path, lambda meta: meta["config"][group].update({field: value}))
     try:
-        runs.open_run(workdir)
+        run.open_run(workdir)
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 1000
     else:
@@ -191,21 +176,21 @@ def test_a_config_in_a_checkpoint_is_only_checked_values(workdir, group, field, 
     ids=str,
 )
 def test_a_tokenizer_in_a_checkpoint_is_only_a_list_of_texts(workdir, said):
-    for slot in shelf.slots(workdir):
+    for slot in directory.slots(workdir):
         reseal(slot.path, lambda meta: meta.update(tokenizer=said))
     with pytest.raises(UserError, match="vocabulary|tokenizer"):
-        runs.open_run(workdir)
+        run.open_run(workdir)
 
 
 def test_sampling_never_opens_the_file_that_a_checkpoint_names(workdir, tmp_path, monkeypatch):
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret\n" * 99, encoding="utf-8")
-    for slot in shelf.slots(workdir):
+    for slot in directory.slots(workdir):
         reseal(slot.path, lambda meta: meta["config"]["data"].update(path=str(secret)))
     opened = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path), real(path))[1])
-    assert runs.open_run(workdir).step == 23
+    assert run.open_run(workdir).step == 23
     assert secret not in opened
 
 
@@ -217,9 +202,9 @@ def test_links_in_a_run_are_never_followed_out_of_it_to_delete(finished, tmp_pat
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     try:
-        (folder / f"{shelf.UNFINISHED}7").symlink_to(precious)
-        (folder / f"{shelf.UNFINISHED}8").mkdir()
-        (folder / f"{shelf.UNFINISHED}8" / "inner").symlink_to(precious)
+        (folder / f"{directory.UNFINISHED}7").symlink_to(precious)
+        (folder / f"{directory.UNFINISHED}8").mkdir()
+        (folder / f"{directory.UNFINISHED}8" / "inner").symlink_to(precious)
         (folder / "step_9999-best").symlink_to(precious)
     except OSError:
         pytest.skip("no links in this file system")
@@ -228,7 +213,7 @@ def test_links_in_a_run_are_never_followed_out_of_it_to_delete(finished, tmp_pat
     (folder / "step_9999-best").unlink()
     fit(config, tmp_path / "run", pytest.MonkeyPatch())
     (folder / "step_1").symlink_to(precious)
-    with checkpoint.Checkpoints(tmp_path / "run", config.checkpoint) as checkpoints:
+    with store.Checkpoints(tmp_path / "run", config.checkpoint) as checkpoints:
         checkpoints.save(30, {"params": {"w": 1.0}, "rest": {}}, {})
     assert (precious / "thesis.txt").read_text(encoding="utf-8") == "years"
 
@@ -240,16 +225,16 @@ NONSENSE += [b'{"steps": 23}', b'{"steps": 23, "final_val_nats": "x"}', b'{"step
 @pytest.mark.parametrize("data", NONSENSE, ids=lambda data: repr(data[:20]))
 def test_nonsense_in_the_files_beside_the_checkpoints_stops_no_run(finished, workdir, data):
     config, whole = finished
-    for name in (runs.METRICS, runs.SUMMARY, runs.RECORD, "run.lock"):
+    for name in (run.METRICS, run.SUMMARY, run.RECORD, "run.lock"):
         (workdir / name).write_bytes(data)
     fit(config, workdir, pytest.MonkeyPatch())
     found, expected = (
-        json.loads((folder / runs.SUMMARY).read_text(encoding="utf-8"))
+        json.loads((folder / run.SUMMARY).read_text(encoding="utf-8"))
         for folder in (workdir, whole)
     )
     assert found["final_val_nats"] == expected["final_val_nats"]
-    assert metrics.read(workdir / runs.METRICS) == []
-    assert [start["step"] for start in runs.starts(workdir)] == [23]
+    assert metrics.read(workdir / run.METRICS) == []
+    assert [start["step"] for start in run.starts(workdir)] == [23]
 
 
 @pytest.mark.parametrize(
@@ -266,39 +251,43 @@ def test_nonsense_in_the_files_beside_the_checkpoints_stops_no_run(finished, wor
 )
 def test_numbers_that_arithmetic_cannot_take_are_refused(workdir, finished, change):
     ((group, values),) = change.items()
-    for slot in shelf.slots(workdir):
+    for slot in directory.slots(workdir):
         reseal(slot.path, lambda meta: meta[group].update(values))
-    for use in (lambda: runs.open_run(workdir), lambda: fit(finished[0], workdir)):
+    with pytest.raises(UserError, match="is not one that this version"):
+        fit(finished[0], workdir)
+    if group == "memory":
+        assert run.open_run(workdir).step == 23  # only training reads its own history
+    else:
         with pytest.raises(UserError, match="is not one that this version"):
-            use()
+            run.open_run(workdir)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this file system")
 def test_pipes_are_not_waited_for(workdir, finished):
-    (workdir / runs.SUMMARY).unlink()
-    os.mkfifo(workdir / runs.SUMMARY)
-    assert runs.summary(workdir) is None
-    slot = shelf.slots(workdir)[-1]
-    (slot.path / integrity.MANIFEST).unlink()
-    os.mkfifo(slot.path / integrity.MANIFEST)
+    (workdir / run.SUMMARY).unlink()
+    os.mkfifo(workdir / run.SUMMARY)
+    assert run.summary(workdir) is None
+    slot = directory.slots(workdir)[-1]
+    (slot.path / manifest.MANIFEST).unlink()
+    os.mkfifo(slot.path / manifest.MANIFEST)
     with pytest.raises(UserError, match="manifest.json cannot be read .no regular file"):
-        runs.open_run(workdir, slot.step)
-    (workdir / runs.METRICS).unlink()
-    os.mkfifo(workdir / runs.METRICS)
+        run.open_run(workdir, slot.step)
+    (workdir / run.METRICS).unlink()
+    os.mkfifo(workdir / run.METRICS)
     with pytest.raises(OSError, match="no regular file"):
-        metrics.read(workdir / runs.METRICS)
+        metrics.read(workdir / run.METRICS)
 
 
 def test_a_file_without_an_end_is_not_read(workdir, monkeypatch):
-    assert runs.summary(workdir)
-    monkeypatch.setattr(runs, "JSON_LIMIT", 10)
-    assert runs.summary(workdir) is None and runs.starts(workdir) == []
+    assert run.summary(workdir)
+    monkeypatch.setattr(run, "JSON_LIMIT", 10)
+    assert run.summary(workdir) is None and run.starts(workdir) == []
 
 
 def test_a_hostile_name_in_a_checkpoint_cannot_move_the_cursor(workdir, finished):
-    slot = shelf.slots(workdir)[-1]
+    slot = directory.slots(workdir)[-1]
     reseal(slot.path, lambda meta: meta["config"].update(why="\x1b[2J\x1b]0;owned\x07\nline"))
     out = io.StringIO()
     with Terminal(out, live=False) as terminal:
-        terminal.note(runs.open_run(workdir).config.why)
+        terminal.note(run.open_run(workdir).config.why)
     assert "\x1b" not in out.getvalue() and "\x07" not in out.getvalue()

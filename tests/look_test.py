@@ -1,4 +1,4 @@
-"""Questions to a trained model: neighbours, analogies, the plane, and what comes next."""
+"""The command ``look``: what it prints of what comes next, of neighbours and of the plane."""
 
 import io
 from types import SimpleNamespace
@@ -6,16 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny_runs
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gptjax import look, train
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
-from gptjax.config import files as config_file
-from gptjax.config import parse as gptjax_config
+from gptjax.config import files, parse
 from gptjax.errors import UserError
-from gptjax.evaluation import embeddings as neighbours
 from gptjax.monitoring.console import Terminal
 
 NAMES = "abi\nabia\nbia\niba\nbaab\nabba\nibi\naib\niia\nbab\n"
@@ -31,7 +27,7 @@ def run_of(tmp_path_factory):
     def make(kind, text, **fields):
         name = f"{kind}-{len(text)}-{len(fields)}"
         if name not in made:
-            config = config_file.load("count_bigram")
+            config = files.load("count_bigram")
             path = folder / f"{len(text)}.txt"
             path.write_text(text, encoding="utf-8")
             config.data.update(path=str(path), kind="items" if text == NAMES else "stream")
@@ -43,7 +39,7 @@ def run_of(tmp_path_factory):
                 part, _, leaf = field.partition("__")
                 config[part][leaf] = value
             with Terminal(io.StringIO()) as terminal:
-                train.fit(gptjax_config.from_dict(config), folder / name, terminal)
+                train.fit(parse.from_dict(config), folder / name, terminal)
             made[name] = folder / name
         return made[name]
 
@@ -85,20 +81,17 @@ def test_every_model_answers_at_every_position(kind, run_of, capsys):
     assert all("came: " in line for line in lines[:-1])
 
 
-def test_the_probabilities_are_the_models(run_of):
-    run = runs.open_run(run_of("mlp", TEXT))
-    ids = look.context_ids(run, "it is")
-    seen, p = look.probabilities(run, ids)
-    assert p.shape == (5, run.tokenizer.vocab_size) and run.tokenizer.decode(seen) == "it is"
-    np.testing.assert_allclose(p.sum(axis=1), 1)
-    logits = np.asarray(run.model.apply({"params": run.params}, ids[None]))[0, -1]
-    np.testing.assert_allclose(np.log(p[-1]) - np.log(p[-1, 0]), logits - logits[0], atol=1e-5)
-
-
-def test_where_a_space_is_a_token_it_stays_one(run_of):
-    run = runs.open_run(run_of("mlp", TEXT))
-    assert run.tokenizer.decode(look.context_ids(run, "i t")) == "i t"
-    assert run.tokenizer.decode(look.context_ids(run, "")) == "\n"
+def test_five_guesses_stand_at_each_place_and_one_bar_is_enough(run_of, capsys):
+    workdir = run_of("gpt", TEXT)
+    ask(workdir, "next", "it", every_position=True)
+    lines = capsys.readouterr().out.splitlines()
+    guesses = [line.split(" -> ")[1].split("   came: ")[0] for line in lines]
+    assert [len(guess.split("  ")) for guess in guesses] == [5, 5]
+    ask(workdir, "next", "it")
+    bars = capsys.readouterr().out.splitlines()
+    assert len(bars) == 7
+    ask(workdir, "next", "it", top=1)
+    assert capsys.readouterr().out.splitlines() == bars[:1]
 
 
 def test_near_and_analogy_answer_with_other_tokens(run_of, capsys):
@@ -149,35 +142,6 @@ def test_an_unknown_word_is_told_the_nearest(run_of):
         ask(run_of("bigram_embed", TEXT, tokenizer__kind="word"), "near", "IT")
     with pytest.raises(UserError, match="--top=0"):
         ask(run_of("ngram", NAMES), "next", "a", top=0)
-
-
-def test_the_nearest_point_the_same_way_however_long():
-    table = np.array([[1, 0], [5, 0.1], [0, 1], [-1, 0], [0, 0]], float)
-    found = neighbours.nearest(table, table[0], 5, among=range(1, 5))
-    assert [i for i, _ in found] == [1, 2, 4, 3]
-    np.testing.assert_allclose([c for _, c in found], [0.9998, 0, 0, -1], atol=1e-4)
-
-
-def test_an_analogy_is_the_fourth_corner():
-    man, woman, king, queen = [1, 0, 0.1], [0, 1, 0.1], [1, 0, 1.0], [0, 1, 1.0]
-    table = np.array([man, king, woman, queen, [0.5, 0.5, 0]])
-    direction = neighbours.analogy(table, 0, 1, 2)
-    assert neighbours.nearest(table, direction, 1, among=[3, 4])[0][0] == 3
-
-
-@given(st.integers(1, 6), st.integers(3, 5), st.integers(0, 99))
-def test_the_plane_keeps_distances_when_the_points_lie_in_one(n, c, seed):
-    rng = np.random.default_rng(seed)
-    flat = rng.normal(size=(n, 2))
-    basis, _ = np.linalg.qr(rng.normal(size=(c, 2)))
-    points, kept = neighbours.plane(flat @ basis.T + rng.normal(size=c))
-
-    def distances(p):
-        return np.linalg.norm(p[:, None] - p[None], axis=-1)
-
-    np.testing.assert_allclose(distances(points), distances(flat), atol=1e-9)
-    assert kept > 1 - 1e-9
-    np.testing.assert_array_equal(neighbours.plane(flat)[0], flat)
 
 
 def call(*argv):

@@ -12,14 +12,18 @@ import pytest
 from jax import export
 
 from gptjax import models
-from gptjax.config import files as config_file
-from gptjax.config import parse as config
+from gptjax.config import files
+from gptjax.config.parse import from_dict
 from gptjax.data.batching import Batch
-from gptjax.generation import decode as decoding
+from gptjax.evaluation import loss_eval
+from gptjax.generation import decode
+from gptjax.generation.generate import generate
 from gptjax.generation.sampling import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
-from gptjax.runtime import sharding
+from gptjax.models.gpt_cached import CachedGPT
+from gptjax.runtime.sharding import Placement, make_mesh
 from gptjax.training import optimizer
-from gptjax.training import scan as steps
+from gptjax.training.experiment import Experiment
+from gptjax.training.train_step import init_state
 
 V, B, K = 65, 2, 3  # the lecture's vocabulary; rows and steps do not change what is lowered
 PLATFORMS = ("tpu", "cuda")
@@ -29,14 +33,15 @@ INT = shape((), jnp.int32)
 
 @pytest.fixture(scope="module")
 def lecture():
-    """The lecture's model and update rule, the shapes of its state, and a key's."""
-    cfg = config.from_dict(config_file.load("configs/gpt.py:lecture"))
-    model = models.build(cfg.model, V)
-    tx = optimizer.build(cfg.optim, cfg.train.steps)
-    state = jax.eval_shape(functools.partial(steps.init_state, model, tx, 0))
+    """The lecture's model and update rule as an experiment, the shapes of its state, a key's."""
+    config = from_dict(files.load("configs/gpt.py:lecture"))
+    model, tx = models.build(config.model, V), optimizer.build(config.optim)
+    place = Placement(make_mesh(jax.devices()[:1]))
+    exp = Experiment(config, None, None, model, tx, {}, place, loss_eval.Evaluator(model, B, K))
+    state = jax.eval_shape(functools.partial(init_state, model, tx, 0))
     n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert n_params == 10_788_929 and cfg.model.dropout == 0.2
-    return model, tx, state, jax.eval_shape(lambda: jax.random.key(0))
+    assert n_params == 10_788_929 and config.model.dropout == 0.2
+    return exp, state, jax.eval_shape(lambda: jax.random.key(0))
 
 
 def batch(*leading):
@@ -52,25 +57,24 @@ def lowered(function, *shapes):
 
 
 def test_training_and_evaluation_lower_for_accelerators(lecture):
-    model, tx, state, key = lecture
-    place = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
-    chunk, evaluate = steps.jitted(model, tx, 0, place)
-    exported = lowered(chunk, state, batch(K, 1), INT, key)
+    exp, state, key = lecture
+    exported = lowered(exp.train_chunk, state, batch(K, 1), shape((K,), jnp.float32), INT, key)
     after, seen = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state)
     assert seen.loss_nats.shape == (K,)
-    nats, count = lowered(evaluate, state.params, batch(K)).out_avals
+    forward = (loss_eval.forward, exp.model, loss_eval.batch_sums, state.params, batch(K))
+    nats, count = lowered(*forward).out_avals
     assert nats.shape == count.shape == (K,)
 
 
 def test_generation_lowers_for_accelerators(lecture):
-    model, _, state, key = lecture
+    exp, state, _ = lecture
     prompts = [np.zeros(300, np.int32), np.zeros(7, np.int32)]  # one longer than the block
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(prompts)))
-    params = jax.eval_shape(decoding.turn, state.params)
+    model, params = CachedGPT.of(exp.model), jax.eval_shape(CachedGPT.prepare, state.params)
 
     def start(params, keys_B):
-        return decoding.start(model, params, prompts, 100, keys_B)
+        return decode.start(model, params, prompts, 100, keys_B)
 
     read = lowered(jax.jit(start), params, keys_B)
     rows = jax.eval_shape(start, params, keys_B)
@@ -79,6 +83,14 @@ def test_generation_lowers_for_accelerators(lecture):
     sampler = Chain(tuple(rule(shape((), jnp.float32)) for rule in rules))
     # The programs that advance() chooses between.
     for source in ("cache", "both", "window"):
-        drawn = lowered(decoding._draw, model, source, params, rows, sampler, INT, INT)
+        drawn = lowered(decode._draw_tokens, model, source, params, rows, sampler, INT, INT)
         assert [aval.shape for aval in drawn.out_avals] == [a.shape for a in jax.tree.leaves(rows)]
-    lowered(decoding._refill, model, params, rows)
+    lowered(decode._refill, model, params, rows)
+
+
+def test_the_notes_generate_lowers_for_accelerators(lecture):
+    exp, state, _ = lecture
+    keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
+    idx = shape((B, 3), jnp.int32)
+    (made,) = lowered(generate, exp.model, state.params, idx, 100, keys_B).out_avals
+    assert made.shape == (B, 103)

@@ -51,6 +51,11 @@ def test_it_runs_from_the_first_cell_to_a_gpt_that_writes(tmp_path):
     printed = np.array([float(number) for number in re.findall(r"-?\d+\.\d+", output)])
     for figure in map(float, FIGURES.split()):
         assert np.abs(printed - figure).min() < 0.51e-4, figure
+    assert "input shape: (4, 8)  target shape: (4, 8)" in output
+    ids = re.findall(r"^\(2, 5\) (.*)$", output, re.MULTILINE)
+    for rows in map(json.loads, ids):
+        assert [row[:3] for row in rows] == [[0, 1, 2], [1, 2, 3]] and max(map(max, rows)) < 4
+    assert len(ids) == 2, "page 6 by hand and by the package"
     assert "(4, 8, 2) True True" in output and "209729 parameters" in output
     assert "loss 1.5770" in output
     for name in ("ladder/compare.png", "names/plane.png", "gpt/loss.png"):

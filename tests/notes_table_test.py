@@ -1,24 +1,23 @@
-"""The table of the README from the notes to the code: all that it names is there."""
+"""launch/notes_to_code.md, the table from the notes to the code: all that it names is there."""
 
 import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from gptjax.config import files as config_file
+from gptjax.cli import flags
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADING = "## From the notes to the code"
+PAGE = ROOT / "launch/notes_to_code.md"
 
 
 def table():
-    """The cells of the table's rows, or [] where the README has none."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    section = re.split(r"^## ", text.partition(HEADING + "\n")[2], flags=re.M)[0]
-    rows = [line.strip("| ").split(" |") for line in section.splitlines() if line.startswith("|")]
+    """The cells of the table's rows, or [] where there is no such page."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    rows = [line.strip("| ").split(" |") for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
@@ -33,8 +32,8 @@ def names_of(path):
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
-def test_the_readme_has_the_table():
-    assert len(ROWS) >= 25, f"README.md lacks the table under {HEADING!r}"
+def test_the_page_has_the_table():
+    assert len(ROWS) >= 36, f"{PAGE} lacks rows"
     pages = {page for row in ROWS for page in re.findall(r"\d+|[a-z]+", row[0].split("§")[0])}
     assert pages >= set(map(str, range(1, 11))) | {"slides", "concepts", "handwritten", "worked"}
 
@@ -42,8 +41,9 @@ def test_the_readme_has_the_table():
 @EACH
 def test_the_file_and_its_names_exist(row):
     assert len(row) == 5, row
-    path = None
-    for code in re.findall("`([^`]+)`", row[2]):
+    path, found = None, re.findall("`([^`]+)`", row[2])
+    assert found, "no file is named"
+    for code in found:
         if "/" in code:
             path, _, code = code.partition(":")
         assert path and (ROOT / path).is_file(), path
@@ -53,17 +53,13 @@ def test_the_file_and_its_names_exist(row):
 @EACH
 def test_the_command_could_be_given(row):
     for code in re.findall("`([^`]+)`", row[3]):
-        python, m, module, *flags = shlex.split(code)
+        python, m, module, *arguments = shlex.split(code)
         assert (python, m) == ("python", "-m")
-        verb = ROOT / (module.replace(".", "/") + ".py")
-        source = verb.read_text(encoding="utf-8")
-        assert "cli.run(" in source, f"{module} is no verb"
-        for flag in flags:
-            name, _, value = flag.partition("=")
-            if name == "--config":
-                config_file.load(value)
-            elif name.startswith("--"):
-                assert f'"{name[2:]}"' in source, f"{module} has no {name}"
+        source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+        assert "cli.run(main" in source, f"{module} is no command"
+        own = importlib.import_module(module).FLAGS
+        words = "words" if "words=" in source else ""
+        flags.read([module, *arguments], own, "config=True" in source, words)
 
 
 @EACH

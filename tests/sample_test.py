@@ -1,4 +1,4 @@
-"""The verb ``sample``: what its flags print."""
+"""The command ``sample``: what its flags print."""
 
 import json
 
@@ -8,9 +8,9 @@ import tiny_runs
 from gptjax import sample
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
-from gptjax.data import splits as corpus
+from gptjax.data.corpora import Corpus
 from gptjax.evaluation.memorization import longest
-from gptjax.generation.generate import Sample
+from gptjax.generation.stopping import Sample
 from gptjax.monitoring.console import shown
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def call(folders, capsys):
-    """Call the verb on a run: (exit code, stdout, stderr)."""
+    """Call the command on a run: (exit code, stdout, stderr)."""
 
     def call(kind, *flags):
         argv = ["gptjax.sample", f"--workdir={folders / kind}", *flags]
@@ -116,11 +116,11 @@ def test_an_item_is_prompted_by_a_line_without_its_end(call, tmp_path):
 def test_the_report_shows_ten_of_each_and_looks_for_passages_in_train_alone():
     made = [Sample("", f"n{i // 2}", (), (), "end") for i in range(40)]
     made += [Sample("t", "x", (), (), "end"), Sample("", "v", (), (), "end")]
-    items = corpus.Corpus("c", "items", "s", "h", {"train": "tx\n", "val": "v\n", "test": "u\n"})
+    items = Corpus("c", "items", "s", "h", {"train": "tx\n", "val": "v\n", "test": "u\n"})
     train, held, new = sample._report(items, made).splitlines()[2:]
     assert new.split()[0] == "40" and len(new.split("new")[1].split(", ")) == 10
     assert train.split()[-1] == "tx" and held.split()[-1] == "v"
-    text = corpus.Corpus("c", "stream", "s", "h", {"train": "aab", "val": "xyz"})
+    text = Corpus("c", "stream", "s", "h", {"train": "aab", "val": "xyz"})
     assert "1 characters, 'b'" in sample._report(text, [Sample("", "xyzb", (), (), "length")])
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gptjax import train
-from gptjax.checkpoints import store as checkpoint
-from gptjax.config import parse as gptjax_config
-from gptjax.monitoring import plots as plot
+from gptjax.checkpoints import store
+from gptjax.config import base
+from gptjax.config.parse import from_dict
+from gptjax.config.schema import to_dict
+from gptjax.monitoring import plots
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime.preemption import Stopped
-from gptjax.training import experiment
-from gptjax.training.trainer import Loop
+from gptjax.training import experiment, trainer
+from gptjax.training.trainer import Trainer
 
 STEPS, EVAL_EVERY = 23, 7
 TIMES = ("train_seconds", "checkpoint_seconds", "tokens_per_second", "verdict")
@@ -37,7 +38,7 @@ def write_text(folder: Path) -> Path:
 
 def config(text: Path, kind: str = "bigram", **changes):
     """A config of 23 steps that evaluates at 0, 7, 14, 21 and 23; ``changes`` name its groups."""
-    c = gptjax_config.base()
+    c = base()
     c.name = f"tiny-{kind}"
     c.data.update(path=str(text), kind="items" if kind == "mlp" else "stream")
     sizes = {"ngram": 2, "mlp": 3}
@@ -48,7 +49,7 @@ def config(text: Path, kind: str = "bigram", **changes):
     c.sample.update(max_new_tokens=9, temperature=1.0)
     for group, values in changes.items():
         c[group].update(**values)
-    return gptjax_config.from_dict(c)
+    return from_dict(c)
 
 
 @functools.cache
@@ -57,7 +58,7 @@ def _built(key: str):
 
 
 def _build(values):
-    return real_build(gptjax_config.from_dict(values))
+    return real_build(from_dict(values))
 
 
 real_build = experiment.build
@@ -65,7 +66,7 @@ real_build = experiment.build
 
 def build_once(config, tok=None):
     """``experiment.build`` that compiles a config's functions once for all the runs of a test."""
-    return _built(json.dumps(gptjax_config.to_dict(config), sort_keys=True))
+    return _built(json.dumps(to_dict(config), sort_keys=True))
 
 
 def fit(config, workdir: Path, monkeypatch=None, stop_at=None, ends_with=Stopped):
@@ -74,30 +75,30 @@ def fit(config, workdir: Path, monkeypatch=None, stop_at=None, ends_with=Stopped
     Returns:
       summary.json, or the exception that ended the run.
     """
-    log = Loop._log
+    take_in = Trainer._take_in
 
-    def signalling(loop, *args):
-        log(loop, *args)
-        if stop_at is not None and loop.step >= stop_at:
+    def signalling(trainer, *args):
+        take_in(trainer, *args)
+        if stop_at is not None and trainer.step >= stop_at:
             signal.raise_signal(signal.SIGTERM)
 
     context = monkeypatch.context() if monkeypatch else contextlib.nullcontext()
     with context as patch, Terminal(io.StringIO(), live=False) as terminal:
         if patch:
-            patch.setattr(Loop, "_log", signalling)
+            patch.setattr(Trainer, "_take_in", signalling)
             patch.setattr(experiment, "build", build_once)
-            patch.setattr(plot, "loss_curves", lambda *_: "")  # half of the time
+            patch.setattr(plots, "loss_curves", lambda *_: "")  # half of the time
         try:
-            return train.fit(config, workdir, terminal)
+            return trainer.fit(config, workdir, terminal)
         except ends_with as end:
             return end
 
 
 def arrays(config, workdir: Path, which="last") -> dict[str, bytes]:
     """Every array of a checkpoint, by name: dtype, shape and bytes."""
-    like = build_once(config).abstract_state()
+    like = build_once(config).abstract_state
     abstract = {"params": like.params, "rest": like.replace(params=None)}
-    restored = checkpoint.restore(workdir, which, abstract)
+    restored = store.restore(workdir, which, abstract)
     leaves = jax.tree_util.tree_leaves_with_path(restored.tree)
     found = {"notices": restored.notices}
     for path, leaf in leaves:

@@ -38,11 +38,10 @@ import matplotlib.backends.backend_agg  # noqa: E402, F401
 import matplotlib.figure  # noqa: E402, F401
 import orbax.checkpoint  # noqa: E402, F401
 
-from gptjax.checkpoints import directory as shelf  # noqa: E402
-from gptjax.checkpoints import manifest as integrity  # noqa: E402
-from gptjax.checkpoints import run as runs  # noqa: E402
-from gptjax.checkpoints import store as checkpoint  # noqa: E402, F401
+from gptjax.checkpoints import directory, manifest, run, store  # noqa: E402
+from gptjax.config.parse import from_dict  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
+from gptjax.training import experiment  # noqa: E402
 
 CONTINUE_ME = 75
 TIMES = ("train_seconds", "checkpoint_seconds", "tokens_per_second")
@@ -99,22 +98,22 @@ def finish(argv: list[str], log: Path) -> int:
 def outcome(workdir: Path) -> dict:
     """All that two equal runs have in common."""
     arrays = {}
-    for slot in shelf.slots(workdir):
-        facts = shelf.facts(slot)
-        integrity.verify(slot.path, facts["files"], checkpoint.PARTS)
+    for slot in directory.slots(workdir):
+        facts = directory.facts(slot)
+        manifest.verify(slot.path, facts["files"], store.PARTS)
         arrays[slot.step] = facts["arrays"]  # type, shape and checksum of each
-    summary = json.loads((workdir / runs.SUMMARY).read_text(encoding="utf-8"))
+    summary = json.loads((workdir / run.SUMMARY).read_text(encoding="utf-8"))
     return {
-        "metrics": (workdir / runs.METRICS).read_bytes(),
+        "metrics": (workdir / run.METRICS).read_bytes(),
         "summary": {name: value for name, value in summary.items() if name not in TIMES},
-        "last": arrays[checkpoint.last(workdir)],
-        "best": arrays[checkpoint.best(workdir)],
+        "last": arrays[directory.last(workdir)],
+        "best": arrays[directory.best(workdir)],
     }
 
 
 def has_lines(workdir: Path) -> bool:
     """Whether a run has begun to write."""
-    path = workdir / runs.METRICS
+    path = workdir / run.METRICS
     return path.exists() and path.stat().st_size > 0
 
 
@@ -163,7 +162,7 @@ class Torture:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except (ProcessLookupError, ChildProcessError):
             code = 0
-        complete = checkpoint.last(workdir)
+        complete = directory.last(workdir)
         when = "before the first checkpoint" if complete is None else "while training"
         when = "at the end" if complete == SETTINGS["train.steps"] else when
         if kind != signal.SIGKILL and code not in (0, CONTINUE_ME):
@@ -185,7 +184,7 @@ class Torture:
         """Harm a copy of the last checkpoint and open it; the verdict."""
         workdir = self.folder / f"damage{number}"
         shutil.copytree(self.folder / "whole" / "checkpoints", workdir / "checkpoints")
-        slot = shelf.slots(workdir)[-1]
+        slot = directory.slots(workdir)[-1]
         files = sorted(path for path in slot.path.rglob("*") if path.is_file())
         path = self.chance.choice(files)
         data, how = bytearray(path.read_bytes()), self.chance.choice(("flip", "cut", "delete"))
@@ -201,27 +200,24 @@ class Torture:
         shutil.rmtree(workdir)
         return said
 
-    def _open(self, workdir: Path, slot: shelf.Slot) -> str:
-        from gptjax.config import parse as gptjax_config
-        from gptjax.training import experiment
-
+    def _open(self, workdir: Path, slot: directory.Slot) -> str:
         if not hasattr(self, "like"):
-            meta = checkpoint.read_meta(self.folder / "whole")[1]
-            state = experiment.build(gptjax_config.from_dict(meta["config"])).abstract_state()
+            meta = store.read_meta(self.folder / "whole")[1]
+            state = experiment.build(from_dict(meta["config"])).abstract_state
             self.like = {"params": state.params, "rest": state.replace(params=None)}
-            self.good = checkpoint.restore(self.folder / "whole", "last", self.like)
+            self.good = store.restore(self.folder / "whole", "last", self.like)
         import numpy as np
 
         try:
-            checkpoint.restore(workdir, slot.step, self.like)
+            store.restore(workdir, slot.step, self.like)
         except UserError:
-            fallen = checkpoint.restore(workdir, "last", self.like)
+            fallen = store.restore(workdir, "last", self.like)
             told = any(f"step {slot.step} is damaged" in notice for notice in fallen.notices)
-            previous = [s.step for s in shelf.slots(workdir)][-2]
+            previous = [s.step for s in directory.slots(workdir)][-2]
             if not told or fallen.step != previous:
                 return "LOST: the one before it was not used, or this was not said"
             return "detected, the one before it used"
-        found = checkpoint.restore(workdir, slot.step, self.like)
+        found = store.restore(workdir, slot.step, self.like)
         same = jax.tree.map(lambda a, b: np.array_equal(a, b), found.tree, self.good.tree)
         if not all(jax.tree.leaves(same)) or found.meta != self.good.meta:
             return "ACCEPTED WRONG"

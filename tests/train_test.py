@@ -14,9 +14,10 @@ import pytest
 from gptjax import evaluate, sample, train
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
-from gptjax.generation import decode as decoding
+from gptjax.evaluation import loss_eval
+from gptjax.generation import generate
 from gptjax.monitoring import metrics
-from gptjax.training import summary as report
+from gptjax.training import experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,9 +32,9 @@ def text(tmp_path_factory) -> Path:
     return path
 
 
-def command(verb: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
+def command(name: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", f"gptjax.{verb}", *flags],
+        [sys.executable, "-m", f"gptjax.{name}", *flags],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -87,7 +88,7 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
 
     if not more:
         return  # two of the five show what evaluate and sample do with a run
-    # The verbs read nothing but the folder; their exact loss is that of the summary.
+    # The commands read nothing but the folder; their exact loss is that of the summary.
     last = "--checkpoint=last"
     found = command("evaluate", "--workdir=my run", last, "--json", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
@@ -105,16 +106,16 @@ def call(module, *argv: str, flags=None) -> int:
 
 
 def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
-    seen, last_page = [], report.last_page
-    monkeypatch.setattr(
-        report, "last_page", lambda loop, *rest: (seen.append(loop.exp), last_page(loop, *rest))[1]
-    )
-    before = decoding._draw._cache_size()
+    seen, build = [], experiment.build
+    monkeypatch.setattr(experiment, "build", lambda *args: (seen.append(build(*args)), seen[-1])[1])
+    shared = (loss_eval.forward, generate.generate)
+    before = [function._cache_size() for function in shared]
     config = f"--config={ROOT / 'configs/gpt.py:small'}"
     assert call(train, config, f"--workdir={tmp_path / 'run'}", *small(text, "stream", *GPT)) == 0
     (exp,) = seen
-    traces = exp.train_chunk._cache_size(), exp.eval_chunk._cache_size()
-    assert (*traces, decoding._draw._cache_size() - before) == (1, 1, 1)
+    after = [function._cache_size() for function in shared]
+    assert exp.train_chunk._cache_size() == 1
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """The checkpoints in a work folder: which there are, what they are called, which may go.
 
-In: a work folder. Out: its complete checkpoints in the order in which they were written. A name
-says all: ``step_300``, ``step_300-best`` (the best so far when it was written), ``step_300.2`` (the
-step written a second time, after damage or with a better verdict).
+In: a work folder. Out: its complete checkpoints in the order in which they were written. Names:
+``step_300``, ``step_300-best`` (the best so far), ``step_300.2`` (the step written again).
 """
-
-from __future__ import annotations
 
 import contextlib
 import os
@@ -13,23 +10,18 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-from gptjax.checkpoints import manifest as integrity
-from gptjax.checkpoints import pytree as leaves
+from gptjax.checkpoints import manifest, pytree
 from gptjax.checkpoints.manifest import Damaged
 from gptjax.errors import UserError
-
-Found = TypeVar("Found")
 
 UNFINISHED = ".unfinished-"  # how the names of folders being written or deleted begin
 _NAME = re.compile(r"step_(\d{1,18})(?:\.(\d{1,9}))?(-best)?", re.ASCII)
 
 
-@dataclass(frozen=True, order=True)
-class Slot:
+class Slot(NamedTuple):
     """A complete checkpoint's place."""
 
     step: int
@@ -50,11 +42,7 @@ def folder(workdir: Path) -> Path:
 
 
 def slots(workdir: Path) -> list[Slot]:
-    """Every complete checkpoint, oldest first; an unfinished one has another name.
-
-    Raises:
-      UserError: the folder cannot be listed.
-    """
+    """Every complete checkpoint, oldest first; UserError if the folder cannot be listed."""
     within = folder(workdir)
     try:
         names = [_NAME.fullmatch(path.name) for path in within.iterdir()]
@@ -81,25 +69,18 @@ def best(workdir: Path) -> int | None:
     return max((slot.step for slot in slots(workdir) if slot.best), default=None)
 
 
-def first_sound(
-    workdir: Path, which: str | int, read: Callable[[Slot], Found]
-) -> tuple[Found, list[str]]:
-    """``read`` the checkpoint asked for, or with "last" the newest one that is not damaged.
+def first_sound(workdir: Path, which: str | int, read: Callable[[Slot], Any]) -> tuple[Any, list]:
+    """``read`` the "best" checkpoint, that of a step, or of "last" the newest that is sound.
 
-    Args:
-      workdir: a run's folder.
-      which: "last", "best" or a step.
-      read: raises ``Damaged`` to have the next one tried.
-
-    Returns:
-      (what ``read`` returned, a line about each damaged one that was passed over).
-
-    Raises:
-      UserError: there is no such checkpoint, or no sound one.
+    Returns what ``read`` did, and a line about each one passed over because it raised Damaged;
+    UserError where there is no such checkpoint, or no sound one.
     """
     found = slots(workdir)[::-1]
     if not found:
-        raise UserError(f"{workdir} holds no checkpoint; train into it first")
+        raise UserError(
+            f"{str(workdir)!r} holds no checkpoint: train one there, "
+            f"python -m gptjax.train --config=configs/gpt.py --workdir={workdir}"
+        )
     steps = ", ".join(str(step) for step in available(workdir))
     if which != "last":
         found = [s for s in found if s.step == which or (s.best and which == "best")][:1]
@@ -122,47 +103,34 @@ def first_sound(
 
 
 def facts(slot: Slot) -> dict[str, Any]:
-    """What a checkpoint's manifest says: "step", "meta", "arrays" (part -> table), "files".
-
-    Raises:
-      Damaged: the manifest is not what was written, or not this checkpoint's.
-    """
-    said = integrity.read(slot.path)
+    """What its manifest says: "step", "meta", "arrays" (part -> table), "files"; or Damaged."""
+    said = manifest.read(slot.path)
     if said.get("step") != slot.step:
         raise Damaged(f"its manifest is of step {said.get('step')!r}")
     tables = said.get("arrays")
     if not isinstance(said.get("meta"), dict) or not isinstance(tables, dict):
         raise Damaged("its manifest has no meta or no arrays")
-    if not all(leaves.well_formed(table) for table in tables.values()):
+    if not all(pytree.well_formed(table) for table in tables.values()):
         raise Damaged("its manifest has no table of its arrays")
-    return said
+    return {**said, "step": slot.step}
 
 
-def place(unfinished: Path, step: int, best: bool, workdir: Path) -> Slot:
-    """Give a finished folder its name, in one rename: until then nobody sees it.
-
-    Raises:
-      OSError: the rename failed.
-    """
+def rename_into_place(unfinished: Path, step: int, best: bool, workdir: Path) -> Slot:
+    """Give a finished folder its name, in one rename: until then nobody sees it."""
     same = [slot.serial for slot in slots(workdir) if slot.step == step]
     slot = Slot(step, 1 + max(same, default=0), best, folder(workdir))
-    for pause_s in (0.1, 0.3, 1.0, 0):
-        try:
+    for pause_s in (0.1, 0.3, 1.0):
+        with contextlib.suppress(PermissionError):  # Windows: a virus scanner looks at a new file
             unfinished.rename(slot.path)
-            break
-        except PermissionError:  # Windows: a virus scanner has a new file open for a moment
-            if not pause_s:
-                raise
-            time.sleep(pause_s)
+            return slot
+        time.sleep(pause_s)
+    unfinished.rename(slot.path)
     return slot
 
 
-def surplus(slots: Iterable[Slot], new: Slot, keep_last: int) -> list[Slot]:
-    """Which checkpoints a new one makes superfluous.
-
-    Kept are the last ``keep_last`` and the newest best one. What has the new one's step or a later
-    one is of a past that was given up (the run fell back behind it): it goes.
-    """
+def superfluous(slots: Iterable[Slot], new: Slot, keep_last: int) -> list[Slot]:
+    """All but the last ``keep_last`` and the newest best one."""
+    # What has the new one's step or a later one is of an earlier try, from which the run fell back.
     line = [slot for slot in slots if slot.step < new.step] + [new]
     keep = {*line[-keep_last:], *[slot for slot in line if slot.best][-1:]}
     return [slot for slot in slots if slot not in keep]
@@ -185,7 +153,5 @@ def clean(workdir: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a folder, as far as it can be; of a link only the link."""
     with contextlib.suppress(OSError):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+        path.unlink()  # a link, a file or a pipe; a folder refuses
+    shutil.rmtree(path, ignore_errors=True)

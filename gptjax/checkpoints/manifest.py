@@ -1,12 +1,10 @@
-"""The seal of a folder: a manifest that says what every file in it was when it was written.
+"""The manifest of a folder: what every file in it was when it was written.
 
-In: a folder, and the facts (JSON) to store with it. Out: the facts again, or ``Damaged`` with the
-name of what is wrong. One flipped byte, a cut file, a missing file, all of them in the manifest
-too, are found before anything is used. Only JSON is read: nothing in a folder can run code.
+In: a folder, and JSON-able facts. Out: the facts again, or ``Damaged`` with the name of what is
+wrong, before anything is used. Only JSON is read: nothing in a folder can run code.
 """
 
-from __future__ import annotations
-
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError
-from gptjax.runtime import atomic_files as files
+from gptjax.runtime.atomic_files import parse_json, read_small, write_whole
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 64 * 2**20  # bytes: a hostile manifest must not fill the memory
@@ -30,16 +28,9 @@ class Damaged(UserError):
 def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest of a finished folder and push everything in it to the disk.
 
-    The manifest is ``{"sha256": digest, "manifest": {facts..., "files": {name: [bytes, sha256]}}}``
-    where ``digest`` is of the inner JSON with sorted keys and no spaces.
-
-    Args:
-      folder: holds the finished files; none is written to afterwards.
-      facts: JSON-able, without the key "files"; ``read`` hands it back.
-
-    Raises:
-      OSError: the disk is full, or the like.
-      UserError: the manifest would be larger than ``MANIFEST_LIMIT``.
+    It is ``{"sha256": digest, "manifest": {**facts, "files": {name: [bytes, sha256]}}}``, where
+    ``digest`` is of the inner JSON with sorted keys and no spaces. No file may change afterwards.
+    UserError where it would be larger than ``MANIFEST_LIMIT``.
     """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -51,65 +42,45 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     text = json.dumps({"sha256": _digest(inner), "manifest": inner}, indent=1)
     if len(text) > MANIFEST_LIMIT:
         raise UserError(f"{MANIFEST} has {len(text)} bytes, the limit is {MANIFEST_LIMIT}")
-    with open(folder / MANIFEST, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_whole(folder / MANIFEST, text.encode("ascii"))
     for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
         sync_folder(path)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The facts of a sealed folder; the manifest is checked, the other files are not yet.
-
-    Args:
-      folder: a folder that ``seal`` finished.
-
-    Returns:
-      The facts, with "format" and "files".
+    """The facts of a sealed folder, with "format" and "files"; these are not checked yet.
 
     Raises:
       Damaged: the manifest is absent, too large, not JSON, or not what was written.
       UserError: a later gptjax wrote it.
     """
     try:
-        text = files.read_small(folder / MANIFEST, MANIFEST_LIMIT)
-    except OSError as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from error
-    try:
-        outer = json.loads(text)
+        text = read_small(folder / MANIFEST, MANIFEST_LIMIT)
+        outer = parse_json(text)
         inner, said = outer["manifest"], outer["sha256"]
         found = _digest(inner)
-    # RecursionError: [[[[... is JSON too.
+    except OSError as error:
+        raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} is no manifest ({len(text)} bytes, cut or changed)") from error
     if found != said:
         raise Damaged(f"{MANIFEST} has checksum {found[:8]}, {str(said)[:8]} was written")
     if not isinstance(inner, dict) or not _well_formed(inner.get("files")):
         raise Damaged(f"{MANIFEST} lists no files")
-    if inner.get("format") != FORMAT:
-        raise UserError(
-            f"{folder} has format {inner.get('format')!r:.40}, this gptjax reads {FORMAT}: update "
-            "it"
-        )
+    if (found := inner.get("format")) != FORMAT:
+        raise UserError(f"{folder} has format {found!r:.40}, this gptjax reads {FORMAT}: update it")
     return inner
 
 
 def verify(folder: Path, files: dict[str, list], parts: Iterable[str]) -> None:
-    """Compare the files under some sub-folders with what was written.
-
-    Args:
-      folder: the sealed folder.
-      files: ``read(folder)["files"]``: name -> [bytes, sha256].
-      parts: sub-folders that are about to be read.
+    """Compare the files in the sub-folders ``parts`` with {name: [bytes, sha256]} of the manifest.
 
     Raises:
       Damaged: names the first file that is missing, cut, changed, foreign or outside the folder.
     """
     root, parts = folder.resolve(), tuple(f"{part}/" for part in parts)
-    for name, (size, said) in files.items():
-        if not name.startswith(parts):
-            continue
+    asked = {name: entry for name, entry in files.items() if name.startswith(parts)}
+    for name, (size, said) in asked.items():
         try:
             path = (folder / name).resolve()
             # ".." and links that lead out of the folder end here; so do pipes and devices.
@@ -117,10 +88,9 @@ def verify(folder: Path, files: dict[str, list], parts: Iterable[str]) -> None:
                 raise Damaged(f"{name} leads out of the folder")
             if not path.is_file():
                 raise Damaged(f"{name} is missing")
+            if (has := path.stat().st_size) != size:
+                raise Damaged(f"{name} has {has} bytes, {size} were written")
             with open(path, "rb") as file:
-                has = os.fstat(file.fileno()).st_size
-                if has != size:
-                    raise Damaged(f"{name} has {has} bytes, {size} were written")
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from error
@@ -129,8 +99,8 @@ def verify(folder: Path, files: dict[str, list], parts: Iterable[str]) -> None:
     # A file that nobody wrote might change how the others are read.
     for path in sorted(path for part in parts for path in (folder / part).rglob("*")):
         name = path.relative_to(folder).as_posix()
-        seen = not path.is_dir() and name not in files
-        if seen and not path.name.startswith(".") and path.name not in _LITTER:
+        harmless = path.name.startswith(".") or path.name in _LITTER or path.is_dir()
+        if name not in files and not harmless:
             raise Damaged(f"{name} was not written with it")
 
 
@@ -139,12 +109,9 @@ def sync_folder(folder: Path) -> None:
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.suppress(OSError):  # as on some network file systems: a kill is survived anyway
         os.fsync(handle)
-    except OSError:
-        pass  # some network file systems refuse it for folders; a kill is survived without it
-    finally:
-        os.close(handle)
+    os.close(handle)
 
 
 def _well_formed(files: Any) -> bool:

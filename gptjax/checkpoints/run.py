@@ -1,45 +1,38 @@
 """A run's folder: which files stand in it, and opening the model that was trained there.
 
 In: a work folder. Out: a ``Run`` - config, tokenizer, model and parameters - from its checkpoint
-alone: the folder may be copied anywhere, and the corpus is not needed.
+alone: it may be copied anywhere, and needs neither the corpus nor a history of training.
 """
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
-import itertools
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax import models
-from gptjax.checkpoints import store as checkpoint
-from gptjax.config import parse as gptjax_config
-from gptjax.config.parse import Config
-from gptjax.data import splits as corpus
-from gptjax.data import tokenizers as tokenizer
+from gptjax.checkpoints import store
+from gptjax.config import parse
+from gptjax.config.schema import Config
+from gptjax.data import corpora, tokenizers
+from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
-from gptjax.generation import generate as continuation
-from gptjax.generation import sampling as samplers
-from gptjax.generation.generate import Sample, Settings
-from gptjax.runtime import atomic_files as files
+from gptjax.generation import generate, sampling
+from gptjax.generation.generate import Piece, Sample, Settings
+from gptjax.runtime.atomic_files import read_json
 
-_SHA256 = re.compile("[0-9a-f]{64}")
-
-METRICS = "metrics.jsonl"
-SUMMARY = "summary.json"
-RECORD = "run.json"
-CURVE = "loss.png"
+METRICS, SUMMARY, RECORD, CURVE = "metrics.jsonl", "summary.json", "run.json", "loss.png"
 JSON_LIMIT = 2**24  # bytes of summary.json and run.json that are read
-# Figures that every summary.json holds, and that other pages show.
+# Figures that every summary.json holds, and that others show.
 SHOWN = ("steps", "final_train_nats", "final_val_nats", "best_val_nats", "best_step")
 SHOWN += ("train_seconds", "tokens_per_second")
+_SHA256 = re.compile("[0-9a-f]{64}")
+OnText = Callable[[int, str], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +40,17 @@ class Run:
     """A trained model with all that is needed to use it."""
 
     config: Config
-    tokenizer: tokenizer.Tokenizer
+    tokenizer: Tokenizer
     model: nn.Module
     params: Any
     step: int
-    meta: dict[str, Any]
+    data: dict[str, Any] | None = None  # of ``Corpus.facts``; None where nothing is known of it
     notices: tuple[str, ...] = ()
 
     @property
     def items(self) -> bool:
         """Whether it learnt a list of items (names) and not a stream of text."""
-        return self.meta["data"]["kind"] == "items"
+        return (self.data["kind"] if self.data else self.config.data.kind) == "items"
 
     def generate(
         self,
@@ -65,48 +58,43 @@ class Run:
         *,
         num_samples: int = 1,
         seed: int = 0,
-        on_text: Callable[[int, str], None] | None = None,
+        on_text: OnText = None,
         **settings: Any,
     ) -> list[Sample]:
-        """Continue a prompt, or several.
+        """Continue each prompt ``num_samples`` times: text, ids, log_probs, and why it stopped.
 
-        Args:
-          prompt: the text to continue; empty begins as the corpus does.
-          num_samples: continuations per prompt.
-          seed: another seed, another text.
-          on_text: called with (row, new text) while it is made.
-          **settings: see ``settings``: max_new_tokens, temperature, top_k, top_p, min_p,
-            repetition_penalty, stop, window.
-
-        Returns:
-          A ``Sample`` (text, ids, log_probs, why it stopped) per continuation.
-
-        Raises:
-          UserError: a setting out of its range, or a character outside the vocabulary.
+        An empty prompt begins as the corpus does. ``on_text`` is called with (row, new text) while
+        it is made. For the other arguments see ``settings``. UserError names a setting out of its
+        range, or a character outside the vocabulary.
         """
         if num_samples < 1:
             raise UserError(f"num_samples={num_samples} must be 1 or more")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        key_R = continuation.row_keys(seed, len(prompts), num_samples)
+        key_R = generate.row_keys(seed, len(prompts), num_samples)
         rows = [p for p in prompts for _ in range(num_samples)]
         return self.continue_rows(rows, key_R, self.settings(**settings), on_text)
 
-    def continue_rows(self, prompts, key_R, settings, on_text=None) -> list[Sample]:
-        """``continuation.continue_rows`` with this run's model."""
-        return continuation.continue_rows(
-            self.model, self.params, self.tokenizer, prompts, key_R, settings, on_text
-        )
+    def continue_rows(
+        self, prompts: Sequence[str], key_R: jax.Array, settings: Settings, on_text: OnText = None
+    ) -> list[Sample]:
+        """``generate.continue_rows`` with this run's model."""
+        model, params, tok = self.model, self.params, self.tokenizer
+        return generate.continue_rows(model, params, tok, prompts, key_R, settings, on_text)
 
-    def read_corpus(self, workdir: Path) -> corpus.Corpus:
-        """The text it learnt from, read again, to measure the run anew.
+    def stream(
+        self, prompts: Sequence[str], key_R: jax.Array, settings: Settings
+    ) -> Iterator[Piece]:
+        """``generate.stream`` with this run's model: text as it is made, until nobody asks."""
+        return generate.stream(self.model, self.params, self.tokenizer, prompts, key_R, settings)
 
-        Args:
-          workdir: its folder, for the message.
-
-        Raises:
-          UserError: the corpus cannot be had, or is not the one of the training.
-        """
-        text, trained = corpus.load(self.config.data, self.config.seed), self.meta["data"]["sha256"]
+    def read_corpus(self, workdir: Path) -> corpora.Corpus:
+        """The text it learnt from, read again; UserError if it is not known, or another one now."""
+        if self.data is None:
+            raise UserError(
+                f"{workdir} does not say what it was trained on: evaluate --text_file measures it "
+                "on a text of yours"
+            )
+        text, trained = corpora.load(self.config.data, self.config.seed), self.data["sha256"]
         if text.sha256 != trained:
             raise UserError(
                 f"the corpus {text.name} is not the one that {workdir} was trained on (sha256 "
@@ -116,7 +104,7 @@ class Run:
 
     def require_next(self, to: str) -> None:
         """Refuse, in one line, to do ``to`` with a run that did not learn what comes next."""
-        if self.config.train.neighbours:
+        if not self.config.predicts_next:
             raise UserError(
                 f"this run learnt neighbours (train.neighbours={self.config.train.neighbours}), "
                 f"not what comes next, and cannot {to}: ask look near or look analogy"
@@ -133,72 +121,67 @@ class Run:
         stop: Sequence[str] = (),
         window: str = "exact",
     ) -> Settings:
-        """The settings of a generation, checked; see samplers.py and ``decoding.advance``."""
+        """The settings of a generation, checked; see ``sampling`` and ``decode.advance``."""
         self.require_next("write")
-        sampler = samplers.build(temperature, top_k, top_p, min_p, repetition_penalty)
+        sampler = sampling.build(temperature, top_k, top_p, min_p, repetition_penalty)
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         return Settings(max_new_tokens, sampler, stop, window, self.items)
 
 
 def open_run(workdir: Path, which: str | int = "best") -> Run:
-    """Read config, tokenizer and parameters from a checkpoint.
+    """Read config, tokenizer and parameters of the "best" (lowest val loss) or "last" step, or any.
 
-    Args:
-      workdir: the folder of the run.
-      which: "best" (lowest validation loss), "last" or a step.
-
-    Returns:
-      The run.
-
-    Raises:
-      UserError: no run there, no such checkpoint, or a damaged one.
+    UserError where there is no run, no such checkpoint, or only a damaged one.
     """
-    require_run(workdir)
-    _, meta = checkpoint.read_meta(workdir, which)
-    saved = understand(workdir, meta)
+    if not workdir.is_dir():
+        raise UserError(f"no folder {str(workdir)!r}: --workdir names the folder of a run")
+    saved = understand(workdir, store.read_meta(workdir, which)[1])
     tok = saved.tokenizer
     model = models.build(saved.config.model, tok.vocab_size, tok.start_id)
-    restored = checkpoint.restore(
-        workdir, which, {"params": abstract_params(model)}, only_params=True
-    )
-    params, meta = restored.tree["params"], restored.meta
-    return Run(saved.config, tok, model, params, restored.step, meta, tuple(restored.notices))
+    # Shapes and dtypes of the parameters, without making them.
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    like = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    found = store.restore(workdir, which, {"params": like}, only_params=True)
+    saved = understand(workdir, found.meta)  # of an earlier step, if the last is damaged
+    notices = tuple(found.notices)
+    return Run(saved.config, tok, model, found.tree["params"], found.step, saved.data, notices)
 
 
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """What stands beside the arrays of a checkpoint, checked."""
+def open_for_command(workdir: str, checkpoint: str, warn: Callable[[str], None]) -> Run:
+    """Open the run that ``--workdir`` and ``--checkpoint`` name; ``warn`` is told of damage."""
+    run = open_run(Path(workdir), which(checkpoint))
+    for notice in run.notices:
+        warn(notice)
+    return run
+
+
+class Saved(NamedTuple):
+    """What stands beside the arrays of a checkpoint, checked; the trainer's own part is not."""
 
     config: Config
-    tokenizer: tokenizer.Tokenizer
-    data: dict[str, Any]  # of ``Corpus.facts``
-    memory: dict[str, Any]  # of ``Loop.memory``
+    tokenizer: Tokenizer
+    data: dict[str, Any] | None  # of ``Corpus.facts``
 
 
 def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
-    """Read the dict that a run stores beside its arrays; whoever wrote it, nothing else happens.
+    """Read the dict that stands beside a run's arrays, of whatever version; UserError if it can't.
 
-    Fields that were unknown when it was saved have their defaults.
-
-    Raises:
-      UserError: something is missing, of another type, or not known to this version.
+    Whoever wrote it, nothing else happens. Fields unknown when it was saved have their defaults.
     """
-    try:
-        config = gptjax_config.from_dict(meta["config"])
-        data, memory = meta["data"], meta["memory"]
-        if data["kind"] not in ("stream", "items") or not _SHA256.fullmatch(data["sha256"]):
+    with refusing_other_versions(workdir):
+        config, data = parse.from_dict(meta["config"]), meta.get("data")
+        kinds = ("stream", "items")
+        if data is not None and not (data["kind"] in kinds and _SHA256.fullmatch(data["sha256"])):
             raise TypeError("its data")
-        best, pending = memory["best"], memory["pending"]
-        numbers = [memory["evaluated"], memory["train_seconds"], *memory["timed"]]
-        numbers += [*itertools.chain(*pending), memory.get("checkpoint_seconds", 0.0)]
-        numbers += [best["step"], best["val_nats"]] if best is not None else []
-        lines = memory.get("lines", 0)
-        shaped = all(len(pair) == 2 for pair in [memory["timed"], *pending])
-        shaped = shaped and type(lines) is int and lines >= 0
-        if not shaped or not all(map(_is_number, numbers)):
-            raise TypeError("its memory")
-        return Saved(config, tokenizer.from_json(meta["tokenizer"]), data, memory)
-    except (UserError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        return Saved(config, tokenizers.from_json(meta["tokenizer"]), data)
+
+
+@contextlib.contextmanager
+def refusing_other_versions(workdir: Path) -> Iterator[None]:
+    """A ``with`` in which what a stranger's JSON makes go wrong is one line of refusal."""
+    try:
+        yield
+    except Exception as error:
         why = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}"
         raise UserError(
             f"the checkpoint in {workdir} is not one that this version of gptjax can read ({why}): "
@@ -206,44 +189,22 @@ def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
         ) from error
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether it is a number that arithmetic can take: JSON knows integers of any length."""
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
-def require_run(workdir: Path) -> None:
-    """Refuse a folder that holds no checkpoint: one line that says what was found there."""
-    if not workdir.is_dir():
-        raise UserError(f"no folder {str(workdir)!r}: --workdir names the folder of a run")
-    if not checkpoint.available(workdir):
-        raise UserError(
-            f"{str(workdir)!r} holds no checkpoint: train one there, "
-            f"python -m gptjax.train --config=configs/gpt.py --workdir={workdir}"
-        )
-
-
-def abstract_params(model: nn.Module) -> Any:
-    """Shapes and dtypes of a model's parameters, without making them."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-
-
 def summary(workdir: Path) -> dict[str, Any] | None:
-    """The figures of a finished run (see ``report.measure``), None where some are missing."""
-    try:
-        figures = json.loads(files.read_small(workdir / SUMMARY, JSON_LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    is_whole = isinstance(figures, dict) and all(_is_number(figures.get(name)) for name in SHOWN)
+    """The figures of a finished run (see ``training/summary.py``), None where some are missing."""
+    figures = read_json(workdir / SUMMARY, JSON_LIMIT)
+    is_whole = isinstance(figures, dict) and all(is_number(figures.get(name)) for name in SHOWN)
     return figures if is_whole else None
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:
     """What each start of a run recorded of itself in run.json, [] where there is none to read."""
-    try:
-        said = json.loads(files.read_small(workdir / RECORD, JSON_LIMIT))["starts"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return []
+    record = read_json(workdir / RECORD, JSON_LIMIT)
+    said = record.get("starts") if isinstance(record, dict) else None
     return said if isinstance(said, list) else []
 
 

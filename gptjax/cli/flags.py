@@ -1,25 +1,22 @@
-"""A command line as values: a verb's flags, and the overrides of its config.
+"""A command line as values: a command's flags, and the overrides of its config.
 
-In: argv and the verb's flags. Out: an object with their values, the checked config among them.
+In: argv and the command's flags. Out: an object with their values, the checked config among them.
 absl and ml_collections parse; what they complain of is said in a user's words.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import difflib
-import functools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
 from absl import flags as absl_flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from gptjax.config import files as config_file
-from gptjax.errors import UserError
+from gptjax.config import files, parse, schema
+from gptjax.errors import UserError, did_you_mean
 
 _DEFINE = {
     bool: absl_flags.DEFINE_bool,
@@ -33,14 +30,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", dict:
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One flag of a verb.
+    """One flag of a command: ``--name=value``, an attribute of what ``main`` gets.
 
-    Attributes:
-      name: as in ``--name=value``, and of the attribute that ``main`` reads.
-      default: its type is the flag's type; a list makes a flag that may be repeated, and a bare
-        type (``int``) one without a default: None until it is set.
-      meaning: for the help page, with the unit.
-      choices: what a str may be; empty is anything.
+    The type of ``default`` is the flag's; a list makes a flag that may be repeated, and a bare type
+    (``int``) one without a default: None until it is set. ``choices``: what a str may be.
     """
 
     name: str
@@ -59,31 +52,34 @@ class Flag:
         return None if isinstance(self.default, type) else self.default
 
 
-def parse(
+# Of every command that opens a run.
+RUN_FLAGS = (
+    Flag("workdir", "", "folder of the run"),
+    Flag("checkpoint", "best", "best, last or a step"),
+)
+
+
+def read(
     argv: Sequence[str], flags: Sequence[Flag], config: bool, words: str = ""
 ) -> SimpleNamespace:
-    """Turn a command line into checked values.
+    """The flags of a command line as attributes, its own and those that every command has.
 
-    Args:
-      argv: the verb's name, then the arguments.
-      flags: the verb's own; those that every verb has are added.
-      config: whether there is a config to load and to override.
-      words: what to call the arguments that are no flags; "" refuses them.
-
-    Returns:
-      The flags as attributes; ``config`` and ``overridden`` as ``run`` describes them. After
-      ``--help`` nothing else has been looked at.
-
-    Raises:
-      UserError: a mistake on the command line or in the config file.
+    ``argv`` begins with the command's name; ``config``, ``words`` and what they add are those of
+    ``main.call``. After ``--help`` nothing else has been looked at. UserError: a mistake on the
+    command line or in the config file.
     """
     flags = every(flags, config)
     kinds = {f"--{flag.name}": flag.choices or flag.type for flag in flags}
     values = _flag_values()
     for flag in flags:
-        _define(flag, values)
-    # First the verb's own flags; what stays over are overrides of the config, or mistakes.
-    rest = _read(values, argv, kinds, known_only=True)
+        short = "h" if flag.name == "help" else None
+        more = {"help": flag.meaning, "flag_values": values, "short_name": short}
+        if flag.choices:
+            absl_flags.DEFINE_enum(flag.name, flag.value, flag.choices, **more)
+        else:
+            _DEFINE[flag.type](flag.name, flag.value, **more)
+    # First the command's own flags; what stays over are overrides of the config, or mistakes.
+    rest = _parse(values, argv, kinds, known_only=True)
     args = SimpleNamespace(**{flag.name: values[flag.name].value for flag in flags})
     if args.help:
         return args
@@ -92,56 +88,54 @@ def parse(
             setattr(args, folder, os.path.expanduser(getattr(args, folder)))
     values = _flag_values()
     if config:
-        from gptjax.config import parse as gptjax_config
-
-        settings = config_file.load(args.config)
-        as_written = settings.copy_and_resolve_references()
-        fields = list(gptjax_config.fields(gptjax_config.Config()))
-        kinds |= {f"--config.{field.path}": field.type for field in fields}
-        for argument in rest[1:]:
-            if named := re.match(r"--?(?:no)?config\.([^=]*)", argument):
-                _check_field(named[1], kinds)
-        try:
-            config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
-        except (KeyError, AttributeError, TypeError, absl_flags.Error) as error:
-            raise UserError(
-                f"{args.config} lacks a field that the flags set: let its get_config() start from "
-                "gptjax.config.base()"
-            ) from error
-    rest = _read(values, rest, kinds)
+        settings = files.load(args.config)
+        written = settings.copy_and_resolve_references()
+        _override(values, settings, args.config, rest, kinds)
+    rest = _parse(values, rest, kinds, known_only=False)
     if words:
         setattr(args, words, rest[1:])
     elif rest[1:]:
         raise UserError(f"unexpected {rest[1]!r}: flags are written --name=value; see --help")
     if config:
-        args.config = gptjax_config.from_dict(settings)
+        args.config = parse.from_dict(settings)
         # A flag that repeats what the file says changes nothing.
-        args.overridden = [
-            path
-            for path in config_flags.get_override_values(values["config"])
-            if _at(settings, path) != _at(as_written, path)
-        ]
+        flagged = config_flags.get_override_values(values["config"])
+        args.overridden = [p for p in flagged if attrgetter(p)(settings) != attrgetter(p)(written)]
     return args
 
 
-def _at(settings: Any, path: str) -> Any:
-    return functools.reduce(getattr, path.split("."), settings)
+def _override(
+    values: absl_flags.FlagValues, settings: ConfigDict, file: str, rest: list[str], kinds: dict
+) -> None:
+    """Define flags that set the fields of a config; their kinds are added to ``kinds``."""
+    kinds |= {f"--config.{field.path}": field.type for field in schema.fields(schema.Config())}
+    for argument in rest[1:]:
+        named = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        name = f"--config.{named[1]}" if named else ""
+        if not named or name in kinds:
+            continue
+        if inside := [known for known in kinds if known.startswith(f"{name}.")]:
+            raise UserError(f"{name} is a group of fields: set one of them, such as {inside[0]}")
+        near = did_you_mean(name, kinds)
+        raise UserError(f"unknown field {name}{near}; --print_config lists them all")
+    try:
+        config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
+    except (KeyError, AttributeError, TypeError, absl_flags.Error) as error:
+        raise UserError(
+            f"{file} lacks a field that the flags set: let its get_config() start from "
+            "gptjax.config.base()"
+        ) from error
 
 
 def every(flags: Sequence[Flag], config: bool) -> list[Flag]:
-    """The verb's own flags, then those that every verb has."""
-    known = [*flags]
+    """The command's own flags, then those that every command has."""
     if config:
-        names = ", ".join(config_file.names())
-        known += [
-            Flag(
-                "config",
-                "",
-                f"a .py file with get_config(), or one of {names}; gpt:small names a size",
-            ),
-            Flag("print_config", False, "list every field with the value in force, and end"),
-        ]
-    return known + [
+        names = ", ".join(files.names())
+        about = f"a .py file with get_config(), or one of {names}; gpt:small names a size"
+        shown = "list every field with the value in force, and end"
+        flags = [*flags, Flag("config", "", about), Flag("print_config", False, shown)]
+    return [
+        *flags,
         Flag("compilation_cache", True, "keep compiled programs on disk for the next run"),
         Flag("debug", False, "show where an error comes from, and what the libraries log"),
         Flag("help", False, "show this page, and end"),
@@ -151,31 +145,19 @@ def every(flags: Sequence[Flag], config: bool) -> list[Flag]:
 def _flag_values() -> absl_flags.FlagValues:
     """An empty set of flags: absl's global one is never touched."""
     values = absl_flags.FlagValues()
-    values.set_gnu_getopt(True)  # flags behind a stray argument are read, too
+    values.set_gnu_getopt(True)  # flags after a stray argument are read, too
     return values
 
 
-def _define(flag: Flag, values: absl_flags.FlagValues) -> None:
-    common = {"help": flag.meaning, "flag_values": values}
-    if flag.choices:
-        absl_flags.DEFINE_enum(flag.name, flag.value, flag.choices, **common)
-    else:
-        short = {"short_name": "h"} if flag.name == "help" else {}
-        _DEFINE[flag.type](flag.name, flag.value, **common, **short)
-
-
-def _read(
-    values: absl_flags.FlagValues,
-    argv: Sequence[str],
-    kinds: Mapping[str, Any],
-    known_only: bool = False,
+def _parse(
+    values: absl_flags.FlagValues, argv: Sequence[str], kinds: Mapping[str, Any], known_only: bool
 ) -> list[str]:
     """Let absl parse; what it complains of is said in a user's words."""
     try:
         return values(argv, known_only=known_only)
     except absl_flags.UnrecognizedFlagError as error:
         name = f"--{error.flagname}"
-        raise UserError(f"unknown flag {name}{_near(name, kinds)}; see --help") from error
+        raise UserError(f"unknown flag {name}{did_you_mean(name, kinds)}; see --help") from error
     except absl_flags.IllegalFlagValueError as error:
         # absl: "flag --name=value: reason", the reason in Python's words.
         text = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
@@ -185,23 +167,3 @@ def _read(
     except absl_flags.Error as error:
         text = str(error)
         raise UserError(f"{text[:1].lower()}{text[1:]}; see --help") from error
-
-
-def _check_field(path: str, kinds: Mapping[str, Any]) -> None:
-    name = f"--config.{path}"
-    if name in kinds:
-        return
-    if inside := [known for known in kinds if known.startswith(f"{name}.")]:
-        raise UserError(f"{name} is a group of fields: set one of them, such as {inside[0]}")
-    raise UserError(f"unknown field {name}{_near(name, kinds)}; --print_config lists them all")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """The known flag most like ``name``, by all of it or (n_layer) by its last part."""
-    known = list(known)
-    last = {flag.rpartition(".")[2].lstrip("-"): flag for flag in reversed(known)}
-    close = difflib.get_close_matches(name, known, 1, 0.8) or [
-        last[part]
-        for part in difflib.get_close_matches(name.rpartition(".")[2].lstrip("-"), last, 1)
-    ]
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,10 +1,8 @@
 """The text of ``--help`` and ``--print_config``.
 
-In: a verb's flags, a ``Config``. Out: plain aligned text, as wide as the terminal; in a pipe a
+In: a command's flags, a ``Config``. Out: plain aligned text, as wide as the terminal; in a pipe a
 flag is never broken over two lines, so that ``grep`` finds it whole.
 """
-
-from __future__ import annotations
 
 import inspect
 import itertools
@@ -13,30 +11,22 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from gptjax.cli.flags import Flag
-    from gptjax.config.parse import Config
+from gptjax.cli.flags import Flag
+from gptjax.config.schema import Config, fields
 
 Row = tuple[str, str, str]  # --name=value, type, meaning
 
 
-def help_page(verb: str, about: str, flags: Iterable[Flag], config: Config | None) -> str:
-    """What a verb does, how it is called, its flags, and the fields of its config.
+def help_page(command: str, about: str, flags: Iterable[Flag], config: Config | None) -> str:
+    """What a command does, how it is called, its flags, and the fields of its config.
 
-    Args:
-      verb: as in ``python -m verb``.
-      about: the verb's docstring: its first paragraph and its indented lines (examples) are shown.
-      flags: all of them.
-      config: the defaults to list, or None for a verb without a config.
-
-    Returns:
-      The page.
+    Of ``about``, its docstring, the first paragraph and the indented lines (examples) are shown.
     """
     about = inspect.cleandoc(about)
     examples = [line for line in about.split("\n") if line.startswith("    ")]
-    parts = [f"usage: python -m {verb} [--flag=value ...]", about.split("\n\n")[0]]
+    parts = [f"usage: python -m {command} [--flag=value ...]", about.split("\n\n")[0]]
     parts += ["\n".join(examples)] if examples else []
     parts.append(table([(_flag(f.name, f.value), _kind(f.type), f.meaning) for f in flags]))
     if config is not None:
@@ -45,24 +35,11 @@ def help_page(verb: str, about: str, flags: Iterable[Flag], config: Config | Non
 
 
 def config_page(config: Config) -> str:
-    """Every field of a config, one a line; what stands first can be copied back as a flag.
-
-    Args:
-      config: the values to show.
-
-    Returns:
-      A paragraph for each part of the config.
-    """
-    from gptjax.config.parse import (
-        fields,  # imports flax: a verb without a config need not wait for it
-    )
-
-    known = list(fields(config))
-    rows = [(_flag(f"config.{f.path}", f.value), _kind(f.type), f.meaning) for f in known]
-    parts = [f.path.rpartition(".")[0] for f in known]
+    """Every field of a config, one a line; what stands first can be copied back as a flag."""
+    rows = [(_flag(f"config.{f.path}", f.value), _kind(f.type), f.meaning) for f in fields(config)]
     widths = _widths(rows)
-    groups = itertools.groupby(zip(parts, rows, strict=True), key=lambda pair: pair[0])
-    return "\n\n".join(table([row for _, row in group], widths) for _, group in groups)
+    groups = itertools.groupby(rows, key=lambda row: row[0].partition("=")[0].rpartition(".")[0])
+    return "\n\n".join(table(list(group), widths) for _, group in groups)
 
 
 def table(rows: Sequence[Row], widths: tuple[int, int] | None = None) -> str:
@@ -88,9 +65,8 @@ def _flag(name: str, value: Any) -> str:
     """``--name=value`` as a shell reads it; without a default the name alone."""
     if value is None or value == []:
         return f"--{name}"
-    if isinstance(value, bool):
-        return f"--{name}={str(value).lower()}"
-    return f"--{name}={shlex.quote(json.dumps(value) if isinstance(value, dict) else str(value))}"
+    text = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
+    return f"--{name}={shlex.quote(text)}"
 
 
 def _kind(kind: type) -> str:

@@ -1,11 +1,8 @@
-"""The door to the command line: how a verb begins, and how it ends.
+"""How a command begins, and how it ends.
 
-In: a verb's ``main`` and its flags. Out: ``main`` called with checked values, and an exit code. A
-user's mistake ends in one line on stderr and code 2. Flags exist only while ``run`` runs, which a
-verb calls under ``if __name__ == "__main__"``; importing this file defines none, nor imports jax.
+In: a command's ``main`` and its flags. Out: ``main`` called with checked values, and an exit code.
+A user's mistake ends in one line on stderr and code 2. Importing this file does not import jax.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -19,33 +16,18 @@ from typing import Any, NoReturn
 
 from absl import logging as absl_logging
 
-from gptjax.cli import flags as arguments
-from gptjax.cli import help as pages
-from gptjax.cli.flags import Flag
+from gptjax.cli import flags as command_flags
+from gptjax.cli import help
+from gptjax.cli.flags import RUN_FLAGS, Flag
+from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
 from gptjax.runtime import compilation_cache
 
-__all__ = ["Flag", "call", "run"]
+__all__ = ["RUN_FLAGS", "Flag", "call", "run"]
 
 
-def run(
-    main: Callable[[Any], int | None],
-    *,
-    about: str | None,
-    flags: Sequence[Flag] = (),
-    config: bool = False,
-    words: str = "",
-) -> NoReturn:
-    """Read the command line, call ``main`` with what it says, and end the process.
-
-    Args:
-      main: the verb. It gets the flags as attributes and, with ``config``, ``.config`` (a checked
-        ``Config``) and ``.overridden`` (the dotted fields that flags set); it returns an exit code.
-      about: the verb's docstring, for the help page.
-      flags: the verb's own.
-      config: whether the verb takes ``--config=file`` and ``--config.field=value``.
-      words: the attribute that gets the arguments that are no flags; "" refuses them.
-    """
+def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
+    """Read the command line, call ``main`` with what it says, and end the process; see ``call``."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -53,10 +35,8 @@ def run(
         if hasattr(stream, "reconfigure"):  # Windows' code pages know few characters
             stream.reconfigure(encoding="utf-8", errors="replace")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    verb = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
-    sys.exit(
-        call(main, [verb, *sys.argv[1:]], about=about, flags=flags, config=config, words=words)
-    )
+    name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+    sys.exit(call(main, [name, *sys.argv[1:]], **how))
 
 
 def call(
@@ -68,20 +48,28 @@ def call(
     config: bool = False,
     words: str = "",
 ) -> int:
-    """What ``run`` does, without ending the process; ``argv`` begins with the verb's name.
+    """What ``run`` does, without ending the process.
+
+    Args:
+      main: gets the flags as attributes, returns an exit code.
+      argv: the command's name, then its arguments.
+      about: the command's docstring, for the help page.
+      config: whether the command takes ``--config=file`` and ``--config.field=value``: ``main``
+        gets ``.config`` (a checked ``Config``) and ``.overridden`` (the dotted fields they set).
+      words: the attribute that gets the arguments that are no flags; "" refuses them.
 
     Returns:
       The exit code: main's, 2 after a user's mistake, 130 after Ctrl-C, 141 where the reader of
       stdout has gone (what the shell reports of any program in a pipe).
     """
+    code = 0
     try:
-        args = arguments.parse(argv, flags, config, words)
+        args = command_flags.read(argv, flags, config, words)
         if args.help:
-            print(_help(argv[0], about or "", flags, config))
-            code = 0
+            every = command_flags.every(flags, config)
+            print(help.help_page(argv[0], about or "", every, Config() if config else None))
         elif config and args.print_config:
-            print(pages.config_page(args.config))
-            code = 0
+            print(help.config_page(args.config))
         else:
             _quiet_libraries(args.debug)
             compilation_cache.switch(args.compilation_cache)
@@ -114,20 +102,11 @@ def _ending(error: BaseException) -> tuple[int, str]:
         room = "make room and start again; " if error.errno == errno.ENOSPC else ""
         return 2, f"{line} ({room}--debug shows where)"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        smaller = "a smaller batch, model or train.chunk_steps"
-        return 2, f"out of memory: try {smaller} (--debug shows where)"
+        smaller = "try a smaller batch, model or train.chunk_steps"
+        return 2, f"out of memory: {smaller} (--debug shows where)"
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
         return 2, f"{str(error).splitlines()[0]}: unset JAX_PLATFORMS, or set it to cpu"
     return 1, ""
-
-
-def _help(verb: str, about: str, flags: Sequence[Flag], config: bool) -> str:
-    defaults = None
-    if config:
-        from gptjax.config.parse import Config
-
-        defaults = Config()
-    return pages.help_page(verb, about, arguments.every(flags, config), defaults)
 
 
 def _quiet_libraries(debug: bool) -> None:

@@ -1,12 +1,10 @@
-"""The settings of a run: every field, its default, meaning and bounds.
+"""The settings of a run. In reading order:
 
-`base()` is what a file in ``configs/`` starts from.
+- ``schema``: every setting, its default, meaning and bounds, as dataclasses that check themselves
+- ``parse``: nested mappings as a checked ``Config``
+- ``files``: what ``--config=gpt:small`` names; a file starts from ``base()``
 """
 
+from gptjax.config.parse import ConfigDict, base
 
-def __getattr__(name):
-    if name not in ("base", "ConfigDict"):
-        raise AttributeError(name)
-    from gptjax.config import parse
-
-    return getattr(parse, name)
+__all__ = ["ConfigDict", "base"]

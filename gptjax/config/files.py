@@ -1,12 +1,9 @@
-"""The door to config files: what ``--config=gpt:small`` names.
+"""Config files: what ``--config=gpt:small`` names.
 
-In: a path or a short name, perhaps with a size behind a colon. Out: the locked ConfigDict of the
+In: a path or a short name, perhaps with a size after a colon. Out: the locked ConfigDict of the
 file's ``get_config``. Whatever goes wrong in a file becomes one line that names the file's line.
 """
 
-from __future__ import annotations
-
-import difflib
 import inspect
 import re
 import runpy
@@ -15,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, did_you_mean
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,19 +23,12 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ConfigDict:
-    """Run the ``get_config`` of a config file.
+    """What the ``get_config`` of a config file returns, locked.
 
-    Args:
-      name: a path from here or from the repository's top, or a short name; behind a colon a size,
-        handed to ``get_config``.
-
-    Returns:
-      What ``get_config`` returned, locked.
-
-    Raises:
-      UserError: no such file or size, or a mistake in the file.
+    ``name``: a path from here or from the repository's top, or a short name; after a colon a size,
+    handed to ``get_config``. UserError: no such file or size, or a mistake in the file.
     """
-    path, size = find(name), None
+    path, file, size = find(name), name, None
     if path is None and ":" in name:  # the whole name first: C:\\gpt.py has a colon, too
         file, _, size = name.rpartition(":")
         path = find(file)
@@ -46,9 +36,7 @@ def load(name: str) -> ConfigDict:
     if not name:
         raise UserError(f"--config is missing: choose one of {choices}; --help says more")
     if path is None:
-        stem = Path((name if size is None else file).replace("\\", "/")).stem
-        near = difflib.get_close_matches(stem, names(), 1)
-        near = f" (did you mean {near[0]}?)" if near else ""
+        near = did_you_mean(Path(file.replace("\\", "/")).stem, names())
         raise UserError(f"no config file {name!r}{near}: choose one of {choices}")
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
@@ -63,7 +51,9 @@ def load(name: str) -> ConfigDict:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"{error.filename or path}{line}: {error.msg}") from error
     except Exception as error:  # the file is the user's program: anything may come
-        raise UserError(f"{_where(path, error)}: {_what(error)}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+        raise UserError(f"{path}{''.join(lines[-1:])}: {_what(error)}") from error
     if not isinstance(settings, ConfigDict):
         kind = type(settings).__name__
         raise UserError(f"get_config() of {path} must return a ConfigDict, and returns a {kind}")
@@ -74,12 +64,6 @@ def find(name: str) -> Path | None:
     """The file a name without a size stands for: from here first, then in the repository."""
     places = (Path(name), _REPOSITORY / name, _REPOSITORY / "configs" / f"{name}.py")
     return next((place for place in places if place.suffix == ".py" and place.is_file()), None)
-
-
-def _where(path: Path, error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
 def _what(error: Exception) -> str:

@@ -1,18 +1,23 @@
-"""Models by counting: the closed form of what a table learns, and the lines to beat.
+"""Models by counting: the closed form of what a table learns, and the losses to compare with.
 
-In: the tokens of a split. Out: a ``Bigram`` and its loss in nats; the table of an n-gram; how far
-two tables are apart. Nothing is trained here.
+In: the pairs (or contexts) of a split. Out: a ``CountBigram``, an n-gram's table, losses in nats.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
+from flax import linen as nn
+
+from gptjax.data.batching import whole_split
+from gptjax.data.dataset import Split
+from gptjax.models import ngram
 
 
 @dataclasses.dataclass(frozen=True)
-class Bigram:
+class CountBigram:
     """P(j | i) = (n[i, j] + add) / (n[i] + add · V), n counted in the training tokens.
 
     Only the pairs that occur are kept (``pairs`` = i · V + j, sorted, with ``n_pairs``): a table
@@ -25,36 +30,31 @@ class Bigram:
     n_first: np.ndarray
     add: float
 
-    def nats(self, tokens: np.ndarray) -> float:
-        """Mean -ln P(next | this) over ``tokens`` (N,), or pairs (N, 2): nats per token.
-
-        It is infinity when ``add`` is 0 and a pair occurs that training never saw.
-        """
-        pairs, weight = np.unique(_pairs(tokens, self.vocab_size), return_counts=True)
+    def nats(self, first: np.ndarray, second: np.ndarray) -> float:
+        """Mean -ln P(second | first), ids (N,) each, nats per token; infinite where a P is 0."""
+        asked = _cells(first, second, self.vocab_size)
+        pairs, weight = np.unique(asked, return_counts=True)
         at = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
         seen = np.where(self.pairs[at] == pairs, self.n_pairs[at], 0)
         total = self.n_first[pairs // self.vocab_size] + self.add * self.vocab_size
         with np.errstate(divide="ignore", invalid="ignore"):
-            nll = np.log(total) - np.log(seen + self.add)
-        nll = np.where(seen + self.add > 0, nll, np.inf)
+            nll = np.where(seen + self.add > 0, np.log(total) - np.log(seen + self.add), np.inf)
         return float(np.sum(weight * nll) / np.sum(weight))
 
 
-def count_bigram(tokens: np.ndarray, vocab_size: int, add: float = 1.0) -> Bigram:
-    """Count which token follows which.
+def count_bigram(
+    first: np.ndarray, second: np.ndarray, vocab_size: int, add: float = 1.0
+) -> CountBigram:
+    """Count which token follows which: ints (N,) each, N >= 1; ``add`` as in ``CountBigram``."""
+    pairs, n_pairs = np.unique(_cells(first, second, vocab_size), return_counts=True)
+    n_first = np.bincount(first, minlength=vocab_size)
+    return CountBigram(vocab_size, pairs, n_pairs, n_first, add)
 
-    Args:
-      tokens: the training split, ints (N,), N >= 2; or pairs (N, 2) that stand alone.
-      vocab_size: V.
-      add: count given to every pair, so that an unseen one is not impossible.
 
-    Returns:
-      The model.
-    """
-    all_pairs = _pairs(tokens, vocab_size)
-    pairs, n_pairs = np.unique(all_pairs, return_counts=True)
-    n_first = np.bincount(all_pairs // vocab_size, minlength=vocab_size)
-    return Bigram(vocab_size, pairs, n_pairs, n_first, add)
+def count_bigram_nats(splits: Mapping[str, Split], vocab_size: int) -> dict[str, float]:
+    """The baseline of every run: the add-one count bigram's loss on each split, nats per token."""
+    bigram = count_bigram(*splits["train"].pairs(), vocab_size)
+    return {name: bigram.nats(*split.pairs()) for name, split in splits.items()}
 
 
 def count_ngram(
@@ -62,37 +62,34 @@ def count_ngram(
 ) -> np.ndarray:
     """The n-gram's table: log P(j | context), P = (n[context, j] + add) / (n[context] + add · V).
 
-    Args:
-      contexts: the number of each prediction's context, ints (N,).
-      nexts: the token that came, ints (N,).
-      vocab_size: V.
-      n_contexts: rows of the table.
-      add: count given to every continuation, above 0; a context never seen gets a uniform row.
-
-    Returns:
-      (n_contexts, V), float32, nats: logits that softmax leaves as they are.
+    ``contexts``, ``nexts``: the number of each prediction's context and the token that came, ints
+    (N,). ``add`` is above 0; a context never seen gets a uniform row. The table, (n_contexts, V)
+    float32 nats, is one of logits that softmax leaves as they are.
     """
-    cells = contexts.astype(np.int64) * vocab_size + nexts
+    cells = _cells(contexts, nexts, vocab_size)
     n = np.bincount(cells, minlength=n_contexts * vocab_size).reshape(n_contexts, vocab_size)
     log_n = np.log(n.sum(axis=1, keepdims=True) + add * vocab_size)
     return (np.log(n + add) - log_n).astype(np.float32)
 
 
+def fit_ngram(model: nn.Module, split: Split, add: float) -> dict[str, dict[str, np.ndarray]]:
+    """The parameters of an ``NGramLanguageModel``, counted in a split."""
+    (batch,) = whole_split(split, len(split.first), 1)
+    V, block = model.vocab_size, model.block_size
+    contexts = np.asarray(ngram.contexts(batch.x[0], V, block, model.start_id))
+    counts = batch.w[0] > 0
+    table = count_ngram(contexts[counts], batch.y[0][counts], V, V**block, add)
+    return {"token_embedding_table": {"embedding": table}}
+
+
 def unigram_nats(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> float:
     """Mean -ln of the (add-one) share that each of ``tokens`` has in ``train``: nats per token."""
-    n = np.bincount(train.reshape(-1), minlength=vocab_size) + 1
-    return float(np.mean(np.log(n.sum()) - np.log(n)[tokens.reshape(-1)]))
+    n = np.bincount(train, minlength=vocab_size) + 1
+    return float(np.mean(np.log(n.sum()) - np.log(n)[tokens]))
 
 
 def total_variation(logits_NxV: np.ndarray, log_p_NxV: np.ndarray) -> np.ndarray:
-    """How far two tables are apart, row by row: ½ Σ_j |softmax(a)_j - softmax(b)_j|, 0 to 1.
-
-    Args:
-      logits_NxV, log_p_NxV: the tables.
-
-    Returns:
-      (N,), the probability that would have to move.
-    """
+    """½ Σ_j |softmax(a)_j - softmax(b)_j|, (N,): the probability that would have to move."""
 
     def softmax(table):
         p = np.exp(np.asarray(table, np.float64) - table.max(axis=1, keepdims=True))
@@ -101,6 +98,6 @@ def total_variation(logits_NxV: np.ndarray, log_p_NxV: np.ndarray) -> np.ndarray
     return np.abs(softmax(logits_NxV) - softmax(log_p_NxV)).sum(axis=1) / 2
 
 
-def _pairs(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    first, second = (tokens[:-1], tokens[1:]) if tokens.ndim == 1 else tokens.T
+def _cells(first: np.ndarray, second: np.ndarray, vocab_size: int) -> np.ndarray:
+    """first · V + second: the place of each pair in a table with V columns."""
     return first.astype(np.int64) * vocab_size + second

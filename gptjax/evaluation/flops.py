@@ -1,7 +1,6 @@
 """How much arithmetic a model needs: the floating point operations of its matrix products.
 
-In: a model. Out: FLOPs per token, counted in the program JAX traces, so that no formula can fall
-behind the model. Nothing is computed and nothing compiled.
+In: a model. Out: FLOPs per token, counted in the program JAX traces; nothing is computed.
 """
 
 from __future__ import annotations
@@ -15,27 +14,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
-def forward_flops_per_token(model: nn.Module, tokens: int | None = None) -> float:
-    """FLOPs of predicting one token, the attention over the whole row included.
+def forward_flops_per_token(model: nn.Module) -> float:
+    """FLOPs of predicting one token, the attention over a row of block_size tokens included.
 
-    Args:
-      model: any of the models.
-      tokens: length of a row; None is the model's block_size.
-
-    Returns:
-      2 · M · N · K per (M, K) x (K, N) product, over the tokens of the row. A lookup costs none: a
-      table of bigrams needs 0.
+    2 · M · N · K per (M, K) x (K, N) product, over the tokens of the row. A lookup costs none.
     """
-    T = tokens or model.block_size
-    x_1xT = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    x_1xT = jax.ShapeDtypeStruct((1, model.block_size), jnp.int32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x_1xT)
     jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, x_1xT)
-    return product_flops(jaxpr.jaxpr) / T
+    return product_flops(jaxpr.jaxpr) / model.block_size
 
 
-def training_flops_per_token(model: nn.Module, tokens: int | None = None) -> float:
+def training_flops_per_token(model: nn.Module) -> float:
     """Three times the forward pass: each product has two more in the backward pass."""
-    return 3 * forward_flops_per_token(model, tokens)
+    return 3 * forward_flops_per_token(model)
 
 
 def product_flops(jaxpr: Any) -> int:
@@ -48,11 +40,8 @@ def product_flops(jaxpr: Any) -> int:
             out = math.prod(equation.outvars[0].aval.shape)
             total += 2 * out * math.prod(left[axis] for axis in contracted)
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                total += times * product_flops(getattr(inner, "jaxpr", inner))
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += times * product_flops(inner)
     return total
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(getattr(value, "jaxpr", value), "eqns")

@@ -1,28 +1,64 @@
-"""How likely a model finds a text it is shown: every token, with its probability and its rank.
+"""Losses of a trained model: the one forward pass for all who ask.
 
-In: a model, its parameters, and a text cut into rows as a whole split is cut for evaluation.
-Out: ``Scores``, one entry per predicted token, in the order of the text. No corpus is needed.
+In: a model, its parameters, batches or a whole split. Out: nats per batch, per row or per token,
+with dropout off; every prediction of a split is made once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gptjax.data import batching as batches
-from gptjax.data.batching import Rows
-from gptjax.data.tokenizers import Tokenizer
+from gptjax.data.batching import Batch, whole_split
+from gptjax.data.dataset import Split
 from gptjax.errors import UserError
+from gptjax.models.loss import cross_entropy, token_nats
+
+Busy = Callable[[int, int], None]  # told how many predictions are done, of how many
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def forward(model: nn.Module, what: Callable, params: Any, batches: Batch) -> Any:
+    """``what(logits_BxTxV, batch)`` of each of K batches (K, B, T), dropout off."""
+
+    def one(batch):
+        return what(model.apply({"params": params}, batch.x, train=False), batch)
+
+    return jax.lax.map(one, batches)
+
+
+def batch_sums(logits_BxTxV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Of a batch: the sum of nats, and the count of places."""
+    return cross_entropy(logits_BxTxV, batch.y, batch.w)
+
+
+def row_sums(logits_BxTxV: jax.Array, batch: Batch) -> jax.Array:
+    """Of each row: the sum of nats, (B,)."""
+    row = jax.vmap(lambda *row: cross_entropy(*(a[None] for a in row))[0])
+    return row(logits_BxTxV, batch.y, batch.w)
+
+
+def token_scores(logits_BxTxV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Of each place: nats, and the rank of the token that came (1: likeliest), (B, T)."""
+    logits_BxTxV = logits_BxTxV.astype(jnp.float32)
+    right_BxT = jnp.take_along_axis(logits_BxTxV, batch.y[..., None], axis=-1)
+    return token_nats(logits_BxTxV, batch.y), 1 + (logits_BxTxV > right_BxT).sum(axis=-1)
+
+
+def all_logits(logits_BxTxV: jax.Array, batch: Batch) -> jax.Array:
+    """The logits themselves."""
+    return logits_BxTxV
+
+
+class Scores(NamedTuple):
     """Of each predicted token: its id, its -ln P (nats), its rank (1: likeliest) and its row."""
 
     ids: np.ndarray
@@ -31,95 +67,78 @@ class Scores:
     row: np.ndarray
 
 
-def cut(
-    text: str, tok: Tokenizer, model: nn.Module, items: bool, window: int = 0
-) -> tuple[Rows, int]:
-    """Encode a text and cut it as ``evaluate`` cuts a whole split.
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """A model, asked about ``n_batches`` of ``batch_size`` rows per call; ``put`` places them."""
 
-    Args:
-      text: a stream, or items one a line (blank lines and white space at a line's end fall away).
-      tok: the run's tokenizer.
-      model: the run's model.
-      items: whether it is a list of items.
-      window: predictions per row, as ``batches.make_rows`` says.
+    model: nn.Module
+    batch_size: int = 16
+    n_batches: int = 1
+    put: Callable[[Batch], Batch] = jax.device_put
 
-    Returns:
-      The rows, and the characters that their predictions stand for.
+    def batch_sums(self, params: Any, batches: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of nats and counts, (K,) float64 each, of batches (K, B, T)."""
+        nats, count = jax.device_get(forward(self.model, batch_sums, params, self.put(batches)))
+        return nats.astype(np.float64), count.astype(np.float64)
 
-    Raises:
-      UserError: a character outside the vocabulary, or fewer than 2 tokens.
-    """
-    if items:
-        tokens, characters = _encode_items(text, tok)
-    else:
-        tokens = tok.encode(text)
-        if len(tokens) < 2:
+    def exact_loss(self, params: Any, split: Split, busy: Busy | None = None) -> float:
+        """The mean over every prediction of a split, nats per token."""
+        total = done = 0.0
+        for batches in whole_split(split, self.batch_size, self.n_batches):
+            nats, count = self.batch_sums(params, batches)
+            total, done = total + nats.sum(), done + count.sum()
+            if busy:
+                busy(int(done), split.n_predicted)
+        return float(total / done)
+
+    def row_losses(self, params: Any, split: Split) -> Iterator[np.ndarray]:
+        """The sum of nats of each row of a split, in order, some rows at a time, float64."""
+        left = len(split.first)
+        for batches in whole_split(split, self.batch_size, self.n_batches):
+            nats = jax.device_get(forward(self.model, row_sums, params, self.put(batches)))
+            yield nats.astype(np.float64).reshape(-1)[:left]
+            left -= nats.size
+
+    def score(self, params: Any, split: Split) -> Scores:
+        """Every predicted token of a split, in order; UserError: logits that are not finite."""
+        size, found = min(self.batch_size, len(split.first)), []
+        for batches in whole_split(split, size, 1):
+            seen = jax.device_get(forward(self.model, token_scores, params, self.put(batches)))
+            found.append([part[batches.w > 0] for part in (batches.y, *seen)])
+        ids, nats, rank = map(np.concatenate, zip(*found, strict=True))
+        if not np.isfinite(nats).all():
+            at = int(np.argmin(np.isfinite(nats)))
             raise UserError(
-                f"the text has {len(tokens)} token, and the first is not predicted: give at least 2"
+                f"the logits of prediction {at} are not finite: the parameters are damaged, or "
+                "training diverged; try --checkpoint=best or an earlier step"
             )
-        characters = len(text) - len(tok.decode(tokens[:1]))
-    end_id = tok.start_id if items else None
-    sizes = (model.block_size, model.lookback, window, model.slides)
-    return batches.make_rows({"text": tokens}, end_id, *sizes)["text"], characters
+        row = np.repeat(np.arange(len(split.first)), split.count)
+        return Scores(ids, nats.astype(np.float64), rank, row)
 
 
-def _encode_items(text: str, tok: Tokenizer) -> tuple[np.ndarray, int]:
-    end = np.array([tok.start_id], np.int32)
-    parts, characters = [end], 0
-    for number, line in enumerate(map(str.rstrip, text.split("\n")), start=1):
-        if line:
-            try:
-                parts += [tok.encode(line), end]
-            except UserError as error:
-                raise UserError(f"line {number}: {error}") from error
-            characters += len(line) + 1  # its end is predicted, too
-    return np.concatenate(parts), characters
+def probabilities(
+    model: nn.Module, params: Any, ids_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a model expects after every place of a context, as the notes have it: all at once.
 
-
-def score(model: nn.Module, params: Any, rows: Rows, batch_size: int = 16) -> Scores:
-    """Ask for every predicted token of the rows once.
-
-    Args:
-      model: any of the models.
-      params: its parameters.
-      rows: the text, cut.
-      batch_size: rows done at a time.
-
-    Returns:
-      The scores.
-
-    Raises:
-      UserError: logits that are not finite.
+    The part of the context that it looked at, (S,), and softmax(logits), (S, V) float64.
     """
-    size, found = min(batch_size, len(rows.first)), []
-    for number, batch in enumerate(batches.whole_split(rows, size, 1)):
-        x, y, w = (part[0] for part in batch)
-        nats, rank = jax.device_get(_look(model, params, x, y))
-        counts = w > 0
-        row = np.broadcast_to(number * size + np.arange(size)[:, None], y.shape)
-        found.append((y[counts], nats[counts].astype(np.float64), rank[counts], row[counts]))
-    scores = Scores(*(np.concatenate(column) for column in zip(*found, strict=True)))
-    if not np.isfinite(scores.nats).all():
-        at = int(np.argmin(np.isfinite(scores.nats)))
-        raise UserError(
-            f"the logits of prediction {at} are not finite: the parameters are damaged, or "
-            "training diverged; try --checkpoint=best or an earlier step"
-        )
-    return scores
+    seen = ids_T if model.slides else ids_T[-model.block_size :]
+    x = seen[None, None].astype(np.int32)
+    logits = np.asarray(forward(model, all_logits, params, Batch(x, x, x)), np.float64)[0, 0]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return seen, p / p.sum(axis=1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _look(model: nn.Module, params: Any, x_BxT: jax.Array, y_BxT: jax.Array):
-    logits_BxTxV = model.apply({"params": params}, x_BxT, train=False).astype(jnp.float32)
-    right_BxT = jnp.take_along_axis(logits_BxTxV, y_BxT[..., None], axis=-1)
-    rank_BxT = 1 + (logits_BxTxV > right_BxT).sum(axis=-1)
-    return jax.nn.logsumexp(logits_BxTxV, axis=-1) - right_BxT[..., 0], rank_BxT
+def figures(nats_per_token: float, tokens: int, characters: int) -> dict[str, float | int]:
+    """A loss, the mean of ``tokens`` predictions, in nats and bits, perplexity per token.
 
-
-def how_cut(rows: Rows, model: nn.Module, items: bool) -> str:
-    """What each token was predicted from, in one sentence for people."""
-    seen = f"rows of at most {rows.window} predictions, which see nothing of the row before"
-    if model.slides:
-        seen = f"each token is predicted from the {model.block_size} before it"
-    rest = "one item a line, its end predicted too" if items else "the first token is not predicted"
-    return f"{seen}; {rest}"
+    It is given per character too, unless ``characters``, which the tokens stand for, is 0: no text.
+    """
+    found = {"nats_per_token": nats_per_token, "bits_per_token": nats_per_token / math.log(2)}
+    if characters:
+        per_character = nats_per_token * tokens / characters
+        found["nats_per_character"] = per_character
+        found["bits_per_character"] = per_character / math.log(2)
+    found["perplexity"] = math.exp(nats_per_token) if nats_per_token < 700 else math.inf
+    return found | {"tokens": tokens} | ({"characters": characters} if characters else {})

@@ -1,6 +1,7 @@
 """What a model made, held against what it learnt from.
 
-In: generated texts and the corpus. Out: which items are copies, and the longest copied passage.
+In: generated texts and the corpus. Out: which items are copies (makemore's report), and the
+longest copied passage.
 """
 
 from __future__ import annotations
@@ -9,15 +10,7 @@ from collections.abc import Mapping, Sequence
 
 
 def sort_items(items: Sequence[str], splits: Mapping[str, str]) -> dict[str, list[str]]:
-    """Sort items by where they stand: makemore's report.
-
-    Args:
-      items: generated, in order.
-      splits: name -> items, each ending in a newline; one of them is "train".
-
-    Returns:
-      "in train", "held out" (in another split) and "new" -> the items, in order.
-    """
+    """Where items stand: "in train", "held out" (another of ``splits``, one a line) or "new"."""
     train = set(splits["train"].splitlines())
     held_out = {i for name, text in splits.items() if name != "train" for i in text.splitlines()}
     found: dict[str, list[str]] = {"in train": [], "held out": [], "new": []}

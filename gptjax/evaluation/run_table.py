@@ -1,7 +1,6 @@
 """Runs side by side: how sure a loss is, what each gained over the one before, and the table.
 
-In: the nats of each run on blocks of one split. Out: ``Line``s, and the table as text, Markdown or
-CSV. The verb ``compare`` measures; nothing is drawn or written here.
+In: the nats of runs on blocks of one split. Out: ``Line``s; the table as text, Markdown or CSV.
 """
 
 from __future__ import annotations
@@ -10,20 +9,9 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
+from typing import Annotated, get_type_hints
 
 import numpy as np
-
-HEADINGS = (
-    "run",
-    "val loss (nats/token)",
-    "standard error",
-    "gained",
-    "standard error of it",
-    "parameters",
-    "FLOPs/token (training)",
-    "training (s)",
-    "sample",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,41 +25,32 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of the table; None where there is nothing to say."""
+    """A line of the table: values, their headings and how they are written; None is nothing."""
 
-    name: str
-    val_nats: float
-    error: float | None = None
-    gained: float | None = None
-    gained_error: float | None = None
-    parameters: int | None = None
-    flops: float | None = None
-    seconds: float | None = None
-    sample: str = ""
+    name: Annotated[str, "run", ""]
+    val_nats: Annotated[float, "val loss (nats/token)", ".4f"]
+    error: Annotated[float | None, "standard error", ".4f"] = None
+    gained: Annotated[float | None, "gained", "+.4f"] = None
+    gained_error: Annotated[float | None, "standard error of it", ".4f"] = None
+    parameters: Annotated[int | None, "parameters", ","] = None
+    flops: Annotated[float | None, "FLOPs/token (training)", ",.0f"] = None
+    seconds: Annotated[float | None, "training (s)", ".1f"] = None
+    sample: Annotated[str, "sample", ""] = ""
 
     def cells(self) -> list[str]:
         """The line as text, in the order of ``HEADINGS``."""
-        gained = "" if self.gained is None else f"{self.gained:+.4f}"
-        flops = "" if self.flops is None else f"{self.flops:,.0f}"
-        params = "" if self.parameters is None else f"{self.parameters:,}"
-        seconds = "" if self.seconds is None else f"{self.seconds:.1f}"
-        errors = ["" if e is None else f"{e:.4f}" for e in (self.error, self.gained_error)]
-        loss = f"{self.val_nats:.4f}"
-        return [self.name, loss, errors[0], gained, errors[1], params, flops, seconds, self.sample]
+        values = zip(dataclasses.astuple(self), HEADINGS.values(), strict=True)
+        return ["" if value is None else format(value, form) for value, form in values]
+
+
+HEADINGS = dict(hint.__metadata__ for hint in get_type_hints(Line, include_extras=True).values())
 
 
 def mean_and_error(nats: np.ndarray, count: np.ndarray) -> tuple[float, float]:
-    """The mean Σ nats / Σ count, and its standard error from how the blocks differ.
+    """The mean Σ nats / Σ count, nats per token, and its standard error from how n blocks differ.
 
-    Neighbouring tokens are not independent, so the error of single tokens would be too small;
-    blocks of some thousand are nearly so.
-
-    Args:
-      nats: of each block, (n,).
-      count: predictions of each block, (n,).
-
-    Returns:
-      Nats per token, and sqrt(n / (n - 1) · Σ (nats - mean · count)²) / Σ count (0 for one block).
+    It is sqrt(n / (n - 1) · Σ (nats - mean · count)²) / Σ count, 0 for one block. Neighbouring
+    tokens are not independent, as blocks of some thousand nearly are: theirs would be too small.
     """
     mean, n = nats.sum() / count.sum(), len(nats)
     squares = np.sum((nats - mean * count) ** 2)
@@ -79,13 +58,9 @@ def mean_and_error(nats: np.ndarray, count: np.ndarray) -> tuple[float, float]:
 
 
 def gain(before: Blocks, after: Blocks) -> tuple[float, float] | None:
-    """By how much the loss fell between two runs, with its standard error, nats per token.
+    """By how much the loss fell, and its standard error, nats per token; None: other blocks.
 
-    Both were asked about the same blocks, so that what makes a block hard cancels: the error of
-    the difference is far smaller than that of either loss.
-
-    Returns:
-      The gain and its error; None when the runs were not asked about the same text.
+    What makes a block hard cancels: the error is far smaller than that of either loss.
     """
     if before.text != after.text or len(before.nats) != len(after.nats):
         return None
@@ -95,25 +70,22 @@ def gain(before: Blocks, after: Blocks) -> tuple[float, float] | None:
 
 def text_table(lines: Sequence[Line]) -> str:
     """The table for a terminal, all but the samples, which stand below it, a line each."""
-    shown = [0, 1, 3, 5, 6, 7]
-    heads = [HEADINGS[i].replace(" (nats/token)", ", nats").replace(" (s)", ", s") for i in shown]
-    rows = [heads]
+    rows = [[name.replace(" (nats/token)", ", nats").replace(" (s)", ", s") for name in HEADINGS]]
     for line in lines:
         cells = line.cells()
         for value in (1, 3):
             if cells[value + 1]:
                 cells[value] += f" ± {cells[value + 1]}"
-        rows.append([cells[i] for i in shown])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(shown))]
+        rows.append(cells)
+    columns = [[row[i] for row in rows] for i in (0, 1, 3, 5, 6, 7)]
     # A figure without its error stands as if it had one: the decimal points meet.
-    table = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        for i, (cell, width) in enumerate(zip(row[1:], widths[1:], strict=True)):
-            cells.append(cell.ljust(width) if i < 2 else cell.rjust(width))
-        table.append("  ".join(cells).rstrip())
+    for i, column in enumerate(columns):
+        pad = str.ljust if i < 3 else str.rjust
+        columns[i] = [pad(cell, max(map(len, column))) for cell in column]
+    table = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     table.insert(1, "-" * max(map(len, table)))
-    samples = [f"{line.name.ljust(widths[0])}  {line.sample}" for line in lines if line.sample]
+    named = zip(columns[0][1:], lines, strict=True)
+    samples = [f"{name}  {line.sample}" for name, line in named if line.sample]
     return "\n".join([*table, *(["", "samples:"] if samples else []), *samples])
 
 
@@ -132,16 +104,13 @@ def csv_table(lines: Sequence[Line]) -> str:
     """The table for a program: a heading, then plain numbers."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    fields = [field.name for field in dataclasses.fields(Line)]
-    writer.writerow(fields)
-    for line in lines:
-        values = [getattr(line, name) for name in fields]
-        writer.writerow(["" if value is None else value for value in values])
+    writer.writerow(field.name for field in dataclasses.fields(Line))
+    writer.writerows(map(dataclasses.astuple, lines))
     return out.getvalue()
 
 
 def sample_line(text: str, length: int = 64) -> str:
     """A text of several lines as one of at most ``length`` characters; line ends become " / "."""
-    line = " / ".join(part.strip() for part in text.split("\n") if part.strip())
-    line = line.replace("`", "'")
+    parts = filter(None, map(str.strip, text.split("\n")))
+    line = " / ".join(parts).replace("`", "'")
     return line if len(line) <= length else line[: length - 1] + "…"

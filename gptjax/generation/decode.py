@@ -1,16 +1,12 @@
-"""Text, one token at a time: the notes' ``generate`` as one compiled loop.
+"""The notes' ``generate`` as one compiled loop with a cache: the same tokens, sooner.
 
-In: a model, its parameters, prompts as ids, a key per row. Out: the rows, longer. Ids only: text
-is continuation.py's. A GPT reads its prompt in one pass and then one token at a time, with the keys
+In: a model, its parameters, prompts as ids, a key per row. Out: the rows, longer; text is made of
+them by generate.py. A GPT reads its prompt in one pass and then one token at a time, with the keys
 and values of the past in a ``Cache``; every other model looks at its last few tokens anew.
-
 B rows, L places of the buffer, W = model.block_size, V vocabulary.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -19,14 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gptjax.generation.sampling import Chain
+from gptjax.generation.sampling import Chain, draw
+from gptjax.models.gpt import GPTLanguageModel
+from gptjax.models.gpt_cached import Cache, CachedGPT
 
 WINDOWS = ("exact", "refill")
 
 
 @flax.struct.dataclass
-class Rows:
-    """Texts in the making: all that one call of ``advance`` hands to the next.
+class DecodeState:
+    """Unfinished texts: all that one call of ``advance`` hands to the next.
 
     ``ids_BxL`` hold ``length_B`` tokens each, ``log_prob_BxL`` the model's ln P of those it made.
     Row b draws its token number t with the key (``key_B[b]``, t) and nothing else, so its text is
@@ -39,7 +37,7 @@ class Rows:
     key_B: jax.Array
     done_B: jax.Array
     bad_B: jax.Array
-    cache: Any
+    cache: Cache | None
 
 
 def bucket(n: int, least: int = 16) -> int:
@@ -47,102 +45,73 @@ def bucket(n: int, least: int = 16) -> int:
     return 1 << (max(n, least) - 1).bit_length()
 
 
-def turn(params: Any) -> Any:
-    """Lay the weights of all heads (H, C, K) as (C, H, K), or back.
-
-    A product with every head at once reads them in this order. Turned once, before the first
-    token, they need not be at every one: a sixth of a GPT's time.
-    """
-    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 3 else leaf, params)
+def prepare(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
+    """A model and its parameters as the loop wants them: of a GPT its cached twin."""
+    if not isinstance(model, GPTLanguageModel):
+        return model, params
+    return CachedGPT.of(model), CachedGPT.prepare(params)
 
 
 def start(
-    model: nn.Module,
-    turned: Any,
-    prompts: Sequence[np.ndarray],
-    max_new_tokens: int,
-    key_B: jax.Array,
-    cached: bool = True,
-) -> Rows:
-    """Lay prompts of any lengths into one buffer with room behind them; a GPT reads them.
+    model: nn.Module, params: Any, prompts: list[np.ndarray], max_new_tokens: int, key_B: jax.Array
+) -> DecodeState:
+    """Lay prompts of any lengths (>= 1) into one buffer with room after them; a GPT reads them.
 
-    Args:
-      model: any of the models.
-      turned: ``turn`` of its parameters.
-      prompts: ids of each row, at least one.
-      max_new_tokens: the most that ``advance`` may add.
-      key_B: a PRNG key per row.
-      cached: whether a GPT keeps keys and values; without, it computes its window for each token,
-        which takes one program instead of three.
-
-    Returns:
-      The rows; L is a power of two, or W where that is more.
+    Model and params are of ``prepare``. ``max_new_tokens`` is the most that ``advance`` may add;
+    the buffer's L is a power of two, or W where that is more.
     """
     B, longest = len(prompts), max(map(len, prompts))
     ids_BxL = np.zeros((B, max(bucket(longest + max_new_tokens), model.block_size)), np.int32)
     for row, prompt in zip(ids_BxL, prompts, strict=True):
         row[: len(prompt)] = prompt
-    rows = Rows(
-        ids_BxL=jnp.asarray(ids_BxL),
-        length_B=jnp.asarray([len(prompt) for prompt in prompts], jnp.int32),
-        log_prob_BxL=jnp.zeros(ids_BxL.shape, jnp.float32),
-        key_B=jnp.copy(key_B),  # the rows are donated, the caller's keys are not
-        done_B=jnp.zeros(B, bool),
-        bad_B=jnp.zeros(B, bool),
-        cache=None,
-    )
-    if not (cached and hasattr(model, "empty_cache")):
-        return rows
-    read = ids_BxL[:, : min(bucket(longest), model.block_size)]
-    return rows.replace(cache=_read_prompts(model, turned, read, rows.length_B))
+    length_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
+    cache = None
+    if isinstance(model, CachedGPT):
+        read = ids_BxL[:, : min(bucket(longest), model.block_size)]
+        cache = _read_prompts(model, params, read, length_B)
+    key_B = jnp.copy(key_B)  # the state is donated, the caller's keys are not
+    log_prob_BxL = jnp.zeros(ids_BxL.shape, jnp.float32)
+    done_B, bad_B = jnp.zeros(B, bool), jnp.zeros(B, bool)
+    return DecodeState(jnp.asarray(ids_BxL), length_B, log_prob_BxL, key_B, done_B, bad_B, cache)
 
 
 def advance(
     model: nn.Module,
     window: str,
-    turned: Any,
-    rows: Rows,
+    params: Any,
+    state: DecodeState,
     sampler: Chain,
     n: int,
     end_id: int | None = None,
-) -> Rows:
-    """Add up to ``n`` tokens to every row that is not done: page 6's ``generate``.
+) -> DecodeState:
+    """Add up to ``n`` tokens to every row that is not done; another ``n`` compiles nothing.
 
-    Args:
-      model: any of the models.
-      window: what a GPT does past W tokens. "exact": the notes' idx[:, -block_size:], all W places
-        computed anew for each token. "refill": when the cache is full it is filled again with the
-        most recent W // 2 tokens, so that a token costs one place, and what is visible varies
-        between W // 2 + 1 and W tokens.
-      turned: ``turn`` of the model's parameters.
-      rows: donated.
-      sampler: what happens to the logits before the draw.
-      n: no other number compiles anew.
-      end_id: the token that ends a row; None where only ``n`` does.
-
-    Returns:
-      The rows, longer.
+    Model and params are of ``prepare``, the state is donated, and ``end_id`` ends a row before
+    ``n`` does. ``window`` says what a GPT does past W tokens. "exact": the notes'
+    idx[:, -block_size:], all W places computed anew for each token. "refill": when the cache is
+    full it is filled again with the most recent W // 2 tokens, so that a token costs one place, and
+    what is visible varies between W // 2 + 1 and W tokens.
     """
     end = None if end_id is None else jnp.int32(end_id)
     # A program for each of the three, and not one that asks at every token which it is: a branch
     # around the cache would copy it.
     while n > 0:
-        source, m = _plan(model, window, rows, n)
+        source, m = _plan(model, window, state, n)
         if not m:
             break
         if source == "refill":
-            rows = rows.replace(cache=_refill(model, turned, rows))
-            source, m = _plan(model, window, rows, n)
-        rows = _draw(model, source, turned, rows, sampler, jnp.int32(m), end)
+            state = state.replace(cache=_refill(model, params, state))
+            source, m = _plan(model, window, state, n)
+        state = _draw_tokens(model, source, params, state, sampler, jnp.int32(m), end)
         n -= m
-    return rows
+    return state
 
 
-def _plan(model, window: str, rows: Rows, n: int) -> tuple[str, int]:
+def _plan(model, window: str, state: DecodeState, n: int) -> tuple[str, int]:
     """Where the next logits come from, and for how many tokens; 0 when all rows are done."""
-    if rows.cache is None:
+    if state.cache is None:
         return "window", n
-    done_B, read_B = jax.device_get((rows.done_B, rows.cache.length_B))
+    done_B, read_B = jax.device_get((state.done_B, state.cache.length_B))
     if done_B.all():
         return "", 0
     room_B = model.block_size - read_B[~done_B]
@@ -155,103 +124,96 @@ def _plan(model, window: str, rows: Rows, n: int) -> tuple[str, int]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _draw(model, source: str, turned, rows: Rows, sampler: Chain, n, end_id) -> Rows:
-    """Up to n tokens in one loop."""
-
-    def one(_, rows):
-        return _one_token(model, source, turn(turned), rows, sampler, end_id)
+def _draw_tokens(model, source: str, params, state: DecodeState, sampler: Chain, n, end_id):
+    def one(_, state):
+        return _one_token(model, source, params, state, sampler, end_id)
 
     if end_id is None:
-        return jax.lax.fori_loop(0, n, one, rows)
-
+        return jax.lax.fori_loop(0, n, one, state)
     # Names end after a few tokens: the loop ends with the longest.
-    def going(carry):
-        return (carry[0] < n) & ~carry[1].done_B.all()
-
-    def body(carry):
-        return carry[0] + 1, one(*carry)
-
-    return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), rows))[1]
+    return jax.lax.while_loop(
+        lambda carry: (carry[0] < n) & ~carry[1].done_B.all(),
+        lambda carry: (carry[0] + 1, one(*carry)),
+        (jnp.zeros((), jnp.int32), state),
+    )[1]
 
 
-def _one_token(model, source: str, params, rows: Rows, sampler: Chain, end_id) -> Rows:
-    logits_BxV, cache = _next_logits(model, source, params, rows)
+def _one_token(model, source: str, params, state: DecodeState, sampler: Chain, end_id):
+    logits_BxV, cache = _next_logits(model, source, params, state)
     logits_BxV = logits_BxV.astype(jnp.float32)
-    B, L = rows.ids_BxL.shape
+    B, L = state.ids_BxL.shape
     row_B = jnp.arange(B)
     seen_BxV = jnp.zeros(logits_BxV.shape, bool)
     if sampler.reads_past:
-        there_BxL = jnp.arange(L) < rows.length_B[:, None]
-        seen_BxV = seen_BxV.at[row_B[:, None], rows.ids_BxL].max(there_BxL)
-    drawn_B = jax.vmap(jax.random.categorical)(
-        jax.vmap(jax.random.fold_in)(rows.key_B, rows.length_B), sampler(logits_BxV, seen_BxV)
-    ).astype(jnp.int32)
+        there_BxL = jnp.arange(L) < state.length_B[:, None]
+        seen_BxV = seen_BxV.at[row_B[:, None], state.ids_BxL].max(there_BxL)
+    drawn_B = draw(state.key_B, state.length_B, sampler(logits_BxV, seen_BxV))
     log_prob_B = jax.nn.log_softmax(logits_BxV)[row_B, drawn_B]
-    bad_B = ~rows.done_B & ~jnp.isfinite(logits_BxV).all(axis=-1)
-    grows_B = ~rows.done_B & ~bad_B
-    # A row that does not grow writes behind the buffer's end, where nothing is.
-    place_B = jnp.where(grows_B, rows.length_B, L)
-    return rows.replace(
-        ids_BxL=rows.ids_BxL.at[row_B, place_B].set(drawn_B, mode="drop"),
-        log_prob_BxL=rows.log_prob_BxL.at[row_B, place_B].set(log_prob_B, mode="drop"),
-        length_B=rows.length_B + grows_B,
-        done_B=rows.done_B | bad_B | (False if end_id is None else drawn_B == end_id),
-        bad_B=rows.bad_B | bad_B,
+    bad_B = ~state.done_B & ~jnp.isfinite(logits_BxV).all(axis=-1)
+    grows_B = ~state.done_B & ~bad_B
+    # A row that does not grow writes after the buffer's end, where nothing is.
+    place_B = jnp.where(grows_B, state.length_B, L)
+    return state.replace(
+        ids_BxL=state.ids_BxL.at[row_B, place_B].set(drawn_B, mode="drop"),
+        log_prob_BxL=state.log_prob_BxL.at[row_B, place_B].set(log_prob_B, mode="drop"),
+        length_B=state.length_B + grows_B,
+        done_B=state.done_B | bad_B | (False if end_id is None else drawn_B == end_id),
+        bad_B=state.bad_B | bad_B,
         cache=cache,
     )
 
 
-def _next_logits(model, source: str, params, rows: Rows):
-    """Logits (B, V) behind the last token of each row, and the cache with that token in it."""
+def _next_logits(model, source: str, params, state: DecodeState):
+    """Logits (B, V) after the last token of each row, and the cache with that token in it."""
     if source == "window":
-        return _window_logits(model, params, rows), rows.cache
-    last_B = jnp.take_along_axis(rows.ids_BxL, rows.length_B[:, None] - 1, axis=1)
-    logits_BxTxV, cache = model.apply({"params": params}, last_B, rows.cache, method="decode")
+        return _window_logits(model, params, state), state.cache
+    last_B = jnp.take_along_axis(state.ids_BxL, state.length_B[:, None] - 1, axis=1)
+    logits_BxTxV, cache = model.apply({"params": params}, last_B, state.cache, method="read")
     # A row that is done reads its last token again and again: it must not fill the cache.
-    cache = cache.replace(length_B=jnp.where(rows.done_B, rows.cache.length_B, cache.length_B))
+    cache = cache.replace(length_B=jnp.where(state.done_B, state.cache.length_B, cache.length_B))
     if source == "cache":
         return logits_BxTxV[:, 0], cache
-    full_B = rows.cache.length_B >= model.block_size
-    anew_BxV = _window_logits(model, params, rows)
+    full_B = state.cache.length_B >= model.block_size
+    anew_BxV = _window_logits(model, params, state)
     return jnp.where(full_B[:, None], anew_BxV, logits_BxTxV[:, 0]), cache
 
 
-def _window_logits(model, params, rows: Rows) -> jax.Array:
+def _window_logits(model, params, state: DecodeState) -> jax.Array:
     """Page 6: the last W tokens of each row through the model, the logits of the last place."""
-    W = min(model.block_size, rows.ids_BxL.shape[1])
-    start_B = jnp.maximum(rows.length_B - W, 0)
-    x_BxW = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (W,)))(rows.ids_BxL, start_B)
-    # Places behind the text hold nothing yet; a causal model does not look at them.
-    last_B = rows.length_B - 1 - start_B
-    if hasattr(model, "last_logits"):
-        return model.apply({"params": params}, x_BxW, last_B, method="last_logits")
+    start_B = jnp.maximum(state.length_B - model.block_size, 0)
+    x_BxW = _cut(state.ids_BxL, start_B, model.block_size)
+    # Places after the text hold nothing yet; a causal model does not look at them.
+    last_B = state.length_B - 1 - start_B
+    if isinstance(model, CachedGPT):
+        return model.apply({"params": params}, x_BxW, last_B, method="at")
     return model.apply({"params": params}, x_BxW)[jnp.arange(len(last_B)), last_B]
 
 
+def _cut(ids_BxL: jax.Array, at_B: jax.Array, n: int) -> jax.Array:
+    """n tokens of each row, from its own place on: (B, n)."""
+    return jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (n,)))(ids_BxL, at_B)
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _read_prompts(model, turned, x_BxP: jax.Array, length_B: jax.Array):
+def _read_prompts(model: CachedGPT, params, x_BxP: jax.Array, length_B: jax.Array) -> Cache:
     """All prompts in one pass. The last token stays out: the loop reads it to begin."""
-    cache = model.empty_cache(len(x_BxP))
-    _, cache = model.apply({"params": turn(turned)}, x_BxP, cache, method="decode")
-    # What was read behind a shorter prompt is overwritten before it is ever looked at.
+    _, cache = model.apply({"params": params}, x_BxP, model.empty_cache(len(x_BxP)), method="read")
+    # What was read after a shorter prompt is overwritten before it is ever looked at.
     return cache.replace(length_B=jnp.minimum(length_B - 1, model.block_size))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _refill(model, turned, rows: Rows):
+def _refill(model: CachedGPT, params, state: DecodeState) -> Cache:
     """Make room: rows whose cache is full read their W // 2 tokens before the last one anew."""
     half = model.block_size // 2
-    full_B = rows.cache.length_B >= model.block_size
+    past = state.cache
+    full_B = past.length_B >= model.block_size
     fresh = model.empty_cache(len(full_B))
     if half:
-        at_B = jnp.maximum(rows.length_B - 1 - half, 0)
-        cut = jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (half,)))
-        x_BxT = cut(rows.ids_BxL, at_B)
-        fresh = model.apply({"params": turn(turned)}, x_BxT, fresh, method="decode")[1]
+        x_BxT = _cut(state.ids_BxL, jnp.maximum(state.length_B - 1 - half, 0), half)
+        fresh = model.apply({"params": params}, x_BxT, fresh, method="read")[1]
     # The rows are the last axis of length_B, and the second of keys and values.
     choose = functools.partial(jnp.where, full_B[:, None, None])
-    return rows.cache.replace(
-        keys=jax.tree.map(choose, fresh.keys, rows.cache.keys),
-        values=jax.tree.map(choose, fresh.values, rows.cache.values),
-        length_B=jnp.where(full_B, fresh.length_B, rows.cache.length_B),
-    )
+    keys = jax.tree.map(choose, fresh.keys, past.keys)
+    values = jax.tree.map(choose, fresh.values, past.values)
+    return Cache(keys, values, jnp.where(full_B, fresh.length_B, past.length_B))

@@ -1,82 +1,79 @@
-"""Prompts in, texts out: what people mean by sampling from a language model.
+"""The notes' ``generate``, and prompts to texts.
 
-In: a model with its tokenizer, prompts, samplers, a seed. Out: a ``Sample`` per row, with ids,
-log-probabilities and the reason why it stopped. Streaming calls back with text as it is made; the
-text is the same as without: the seed, the prompt, its place and the number of the sample decide it.
+In: a model with its tokenizer, prompts, a seed. Out: ids, as on page 6; or texts, piece by piece
+as they are made, and a ``Sample`` per row. The seed, the prompt, its place and the number of the
+sample decide a text; how many rows are made together, or in what pieces, does not.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import math
+import functools
 import numbers
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gptjax.config.schema import MOST_NEW_TOKENS, MOST_SEED, SampleConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
-from gptjax.generation import decode as decoding
-from gptjax.generation.sampling import Chain, Temperature
+from gptjax.generation import decode
+from gptjax.generation.sampling import Chain, Temperature, draw
+from gptjax.generation.stopping import RowText, Sample
 
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
 STREAM_TOKENS, STOP_TOKENS = 8, 32
-
-MOST_TOKENS = 2**24  # of one text
-
-# Rows that are made together; more come in groups, for a cache of all would not fit.
-GROUP_ROWS = 1024
-
-# A character of several bytes shows as U+FFFD at the end of a text until its last byte is made.
-HALF = "\ufffd"
+GROUP_ROWS = 1024  # are made together; more come in groups, for a cache of all would not fit
+ITEMS_SHOWN = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """The sample a run shows at each evaluation."""
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def generate(model, params, idx, max_new_tokens: int, key_B, temperature=1.0) -> jax.Array:
+    """Page 6: predict, keep the last place, draw, append; again.
 
-    prompt: Annotated[str, "what it continues; empty begins as the corpus does"] = ""
-    max_new_tokens: Annotated[int, "length of the sample, tokens; 0 shows none"] = 200
-    temperature: Annotated[float, "logits are divided by it; 0 takes the likeliest token"] = 0.8
-
-    def __post_init__(self):
-        if not 0 <= self.max_new_tokens <= MOST_TOKENS:
-            raise UserError(
-                f"sample.max_new_tokens={self.max_new_tokens} must not be negative or above "
-                f"{MOST_TOKENS:,}"
-            )
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(
-                f"sample.temperature={self.temperature} must not be negative or infinite"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One continuation: its text without the prompt, the tokens made, and their ln P (nats).
-
-    ``why`` it stopped: "length", "end" (an item's end token, not in the text) or "stop" (a stop
-    string, cut off with what followed it).
+    ``idx``: ids (B, T); ``key_B``: a PRNG key per row. The logits are divided by ``temperature``; 0
+    takes the likeliest token. Returns ids (B, T + max_new_tokens).
     """
+    B, T = idx.shape
+    end, W = T + max_new_tokens, model.block_size
+    idx = jnp.pad(idx, ((0, 0), (0, max(end, W) - T)))  # in a compiled loop no array grows
 
-    prompt: str
-    text: str
-    ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    why: str
+    def append(t, idx):
+        begin = jnp.maximum(t - W, 0)
+        idx_cond = jax.lax.dynamic_slice_in_dim(idx, begin, W, axis=1)  # idx[:, -block_size:]
+        logits = model.apply({"params": params}, idx_cond)[:, t - 1 - begin]  # the last place
+        logits = Temperature(temperature)(logits.astype(jnp.float32), None)
+        idx_next = draw(key_B, jnp.full(B, t), logits)  # from softmax(logits)
+        return idx.at[:, t].set(idx_next)
+
+    return jax.lax.fori_loop(T, end, append, idx)[:, :end]
+
+
+def preview(
+    model: nn.Module, params: Any, tok: Tokenizer, config: SampleConfig, items: bool, key: jax.Array
+) -> str:
+    """The sample a run shows at an evaluation: a text, or a few items, one a line."""
+    if not config.max_new_tokens:
+        return ""
+    ids = prompt_ids(tok, config.prompt, items)
+    key_B = row_keys(key, 1, ITEMS_SHOWN if items else 1)
+    idx = np.tile(ids, (len(key_B), 1))
+    idx = generate(model, params, idx, config.max_new_tokens, key_B, config.temperature)
+    texts = []
+    for new in np.asarray(idx)[:, len(ids) :]:
+        ends = np.flatnonzero(new == tok.end_id) if items else []
+        texts.append(config.prompt + tok.decode(new[: ends[0]] if len(ends) else new))
+    return "\n".join(texts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """How to continue a prompt, whatever the prompt.
 
-    ``items`` says that the model writes items (names): each begins behind an end token and stops
-    at one. ``stop``: strings that cut a text, before the one that is complete first. ``window``:
-    see ``decoding.advance``.
+    ``stop``: strings that cut a text, before the one that is complete first. ``window``: see
+    ``decode.advance``. ``items``: the model writes items (names), from an end token to the next.
     """
 
     max_new_tokens: int = 200
@@ -86,12 +83,11 @@ class Settings:
     items: bool = False
 
     def __post_init__(self):
-        if not 1 <= self.max_new_tokens <= MOST_TOKENS:
-            raise UserError(
-                f"max_new_tokens={self.max_new_tokens} must be 1 or more, at most {MOST_TOKENS:,}"
-            )
-        if self.window not in decoding.WINDOWS:
-            known = " or ".join(decoding.WINDOWS)
+        n = self.max_new_tokens
+        if not 1 <= n <= MOST_NEW_TOKENS:
+            raise UserError(f"max_new_tokens={n} must be 1 or more, at most {MOST_NEW_TOKENS:,}")
+        if self.window not in decode.WINDOWS:
+            known = " or ".join(decode.WINDOWS)
             raise UserError(f"window={self.window!r} is unknown: choose {known}")
         if "" in self.stop:
             raise UserError("a stop string must not be empty: every text begins with ''")
@@ -100,95 +96,22 @@ class Settings:
 def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> jax.Array:
     """Keys of n_prompts * num_samples rows: sample j of prompt i draws with (seed, i, j).
 
-    So the first samples stay the same when more are asked for, or another prompt follows.
-
-    Raises:
-      UserError: a seed that is not a whole number from 0 to 2**32 - 1 (or a key).
+    So the first samples stay the same when more are asked for, or another prompt follows. The seed
+    is a key or a whole number from 0 to 2**32 - 1; anything else is a UserError.
     """
     if not isinstance(seed, jax.Array):
-        # JAX would take another number for it.
-        if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        if not isinstance(seed, numbers.Integral) or not 0 <= seed <= MOST_SEED:
             raise UserError(f"seed={seed} must be a whole number, at least 0 and below 2**32")
-        seed = jax.random.key(int(seed))
+        seed = jax.random.key(int(seed))  # it would take another number for a wrong one
     fold = jax.random.fold_in
-    of_prompt = jax.vmap(fold, (None, 0))(seed, jnp.arange(n_prompts))
-    each = jax.vmap(jax.vmap(fold, (None, 0)), (0, None))(of_prompt, jnp.arange(num_samples))
-    return each.reshape(-1)
-
-
-def continue_rows(
-    model: nn.Module,
-    params: Any,
-    tok: Tokenizer,
-    prompts: Sequence[str],
-    key_R: jax.Array,
-    settings: Settings,
-    on_text: Callable[[int, str], None] | None = None,
-    cached: bool = True,
-) -> list[Sample]:
-    """Continue a prompt per row, ``GROUP_ROWS`` rows in a batch.
-
-    Args:
-      model, params, tok: a trained model.
-      prompts: of any lengths; an empty one begins as the corpus does, behind a line's end.
-      key_R: a PRNG key per row; with its prompt it alone decides the row's text.
-      settings: how.
-      on_text: called with (row, new text) as soon as text is sure to stay.
-      cached: see ``decoding.start``.
-
-    Returns:
-      A sample per row.
-
-    Raises:
-      UserError: no prompt, a character outside the vocabulary, or logits that are not finite.
-    """
-    if not len(prompts):
-        raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")
-    ids = [prompt_ids(tok, prompt, settings.items) for prompt in prompts]
-    turned, made = decoding.turn(params), []
-    for first in range(0, len(ids), GROUP_ROWS):
-        group = slice(first, first + GROUP_ROWS)
-        both = zip(prompts[group], ids[group], strict=True)
-        watched = [Watched(tok, *row, settings) for row in both]
-        _write(model, turned, tok, first, watched, key_R[group], settings, on_text, cached)
-        made += [row.sample() for row in watched]
-    return made
-
-
-def _write(model, turned, tok, first, watched, key_B, settings, on_text, cached) -> None:
-    """One group of rows, the first of which is row ``first``, until each has its end."""
-    ids = [row.prompt_ids for row in watched]
-    rows = decoding.start(model, turned, ids, settings.max_new_tokens, key_B, cached)
-    chunk = settings.max_new_tokens
-    if on_text or settings.stop:
-        chunk = min(chunk, STREAM_TOKENS if on_text else STOP_TOKENS)
-    end_id = tok.start_id if settings.items else None
-    left = settings.max_new_tokens
-    while left > 0 and not all(row.why for row in watched):
-        n = min(chunk, left)
-        left -= n
-        rows = decoding.advance(model, settings.window, turned, rows, settings.sampler, n, end_id)
-        all_ids, lengths = np.asarray(rows.ids_BxL), np.asarray(rows.length_B)
-        log_probs, done = np.asarray(rows.log_prob_BxL), np.array(rows.done_B)
-        for b, row in enumerate(watched):
-            if np.asarray(rows.bad_B)[b]:
-                raise UserError(
-                    f"row {first + b}: the logits behind token {lengths[b]} are not finite: the "
-                    "parameters are damaged, or training diverged; try --checkpoint=best or an "
-                    "earlier step"
-                )
-            new = row.look(all_ids[b, : lengths[b]], log_probs[b, : lengths[b]], left == 0)
-            done[b] |= bool(row.why)
-            if on_text and new:
-                on_text(first + b, new)
-        rows = rows.replace(done_B=jnp.asarray(done))
+    prompt_R, sample_R = np.divmod(np.arange(n_prompts * num_samples), num_samples)
+    return jax.vmap(lambda i, j: fold(fold(seed, i), j))(prompt_R, sample_R)
 
 
 def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
-    """The tokens of a prompt; items, and a text without a prompt, begin behind an end token.
+    """The tokens of a prompt; items, and a text without a prompt, begin after an end token.
 
-    Raises:
-      UserError: a character outside the vocabulary, or an item that goes over a line's end.
+    UserError for a character outside the vocabulary, or an item that goes over a line's end.
     """
     if items and "\n" in prompt:
         raise UserError(
@@ -199,58 +122,78 @@ def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
     return np.concatenate([began, tok.encode(prompt)]).astype(np.int32)
 
 
-class Watched:
-    """One row as its text grows: finds its end, and says which text is sure to stay."""
+class Piece(NamedTuple):
+    """Text of a row that is sure to stay; the last piece of a row has its whole ``sample``."""
 
-    def __init__(self, tok: Tokenizer, prompt: str, prompt_ids: np.ndarray, settings: Settings):
-        self._tok, self._prompt, self._settings = tok, prompt, settings
-        self.prompt_ids = prompt_ids
-        self._told, self._text, self._ids, self._log_probs = 0, "", (), ()
-        self.why = ""
+    row: int
+    text: str
+    sample: Sample | None = None
 
-    def look(self, ids: np.ndarray, log_probs: np.ndarray, last: bool) -> str:
-        """Take in the row so far; returns the text that became sure since the last look."""
-        if self.why:
-            return ""
-        n_prompt = len(self.prompt_ids)
-        made, log_probs = ids[n_prompt:], log_probs[n_prompt:]
-        if self._settings.items and len(made) and made[-1] == self._tok.start_id:
-            made, log_probs, self.why = made[:-1], log_probs[:-1], "end"
-        text = self._tok.decode(made)
-        # A character half made is no U+FFFD yet that a stop string could name.
-        whole = text if last or self.why else text.removesuffix(HALF)
-        # Where each is complete, and where it began. The first to be complete counts: which one
-        # that is does not depend on how much text there is at a look.
-        found = [
-            (at + len(stop), at) for stop in self._settings.stop if (at := whole.find(stop)) >= 0
-        ]
-        if found:
-            text, self.why = text[: min(found)[1]], "stop"
-            n = 0
-            while not self._tok.decode(made[:n]).startswith(text):
-                n += 1
-            made, log_probs = made[:n], log_probs[:n]
-        if last and not self.why:
-            self.why = "length"
-        self._text, self._ids, self._log_probs = text, made, log_probs
-        sure = len(text) if self.why else self._sure(text)
-        new, self._told = text[self._told : sure], max(self._told, sure)
-        return new
 
-    def _sure(self, text: str) -> int:
-        """How much of an unfinished text no later token can change or cut off."""
-        whole = text.removesuffix(HALF)
-        sure = len(whole)
-        for stop in self._settings.stop:
-            for so_far in {whole, text}:
-                for n in range(min(len(stop) - 1, len(so_far)), 0, -1):
-                    if so_far.endswith(stop[:n]):
-                        sure = min(sure, len(so_far) - n)
-                        break
-        return sure
+def stream(
+    model: nn.Module,
+    params: Any,
+    tok: Tokenizer,
+    prompts: Sequence[str],
+    key_R: jax.Array,
+    settings: Settings,
+    look_every: int = STREAM_TOKENS,
+) -> Iterator[Piece]:
+    """Continue a prompt per row, and yield the texts piece by piece; stop asking to stop early.
 
-    def sample(self) -> Sample:
-        """The finished row."""
-        ids = tuple(int(i) for i in self._ids)
-        log_probs = tuple(round(float(p), 6) for p in self._log_probs)
-        return Sample(self._prompt, self._text, ids, log_probs, self.why)
+    An empty prompt begins as the corpus does, after a line's end. A row's prompt and its key in
+    ``key_R`` alone decide its text. ``look_every``: tokens between two looks at the texts.
+    UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
+    """
+    if not len(prompts):
+        raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")
+    stop, items = settings.stop, settings.items
+    rows = [RowText(tok, p, prompt_ids(tok, p, items), stop, items) for p in prompts]
+    model, params = decode.prepare(model, params)
+    for first in range(0, len(rows), GROUP_ROWS):
+        group = slice(first, first + GROUP_ROWS)
+        yield from _group(model, params, first, rows[group], key_R[group], settings, look_every)
+
+
+def _group(model, params, first, rows, key_B, settings, look_every) -> Iterator[Piece]:
+    """The pieces of one group of rows, the first of which is row ``first``."""
+    end_id, left = rows[0].end_id, settings.max_new_tokens
+    state = decode.start(model, params, [row.prompt_ids for row in rows], left, key_B)
+    while left > 0 and not all(row.why for row in rows):
+        n = min(look_every, left)
+        left -= n
+        state = decode.advance(model, settings.window, params, state, settings.sampler, n, end_id)
+        seen = jax.device_get(state.replace(cache=None, key_B=None))
+        for b, (row, length) in enumerate(zip(rows, seen.length_B, strict=True)):
+            if seen.bad_B[b]:
+                raise UserError(
+                    f"row {first + b}: the logits after token {length} are not finite: the "
+                    "parameters are damaged, or training diverged; try --checkpoint=best or an "
+                    "earlier step"
+                )
+            if new := row.look(seen.ids_BxL[b, :length], seen.log_prob_BxL[b, :length], left == 0):
+                yield Piece(first + b, new)
+        state = state.replace(done_B=jnp.asarray(np.array([bool(row.why) for row in rows])))
+    for b, row in enumerate(rows):
+        yield Piece(first + b, "", row.sample())
+
+
+def continue_rows(
+    model: nn.Module,
+    params: Any,
+    tok: Tokenizer,
+    prompts: Sequence[str],
+    key_R: jax.Array,
+    settings: Settings,
+    on_text: Callable[[int, str], None] | None = None,
+) -> list[Sample]:
+    """``stream`` to its end: a sample per row; ``on_text`` gets (row, text) of each piece."""
+    look_every = STOP_TOKENS if settings.stop else settings.max_new_tokens
+    look_every = STREAM_TOKENS if on_text else look_every
+    made = []
+    for piece in stream(model, params, tok, prompts, key_R, settings, look_every):
+        if piece.sample is not None:
+            made.append(piece.sample)
+        elif on_text:
+            on_text(piece.row, piece.text)
+    return made

@@ -1,15 +1,13 @@
 """What stands between a model's logits and the draw: small rules, applied one after the other.
 
-In: logits (B, V), and which tokens each row holds already. Out: logits (B, V), in which a token
-that must not come is -inf. Their numbers are data, not code: another temperature compiles nothing.
+In: logits (B, V) float32, and ``seen_BxV``, True for tokens that the row holds. Out: logits (B, V),
+-inf where a token must not come. Their numbers are data: another temperature compiles nothing.
 """
-
-from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import flax.struct
 import jax
@@ -18,19 +16,19 @@ import jax.numpy as jnp
 from gptjax.errors import UserError
 
 Number = Any  # a Python number when made, a traced scalar inside a compiled function
+Rule = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Sampler(Protocol):
-    """A rule over logits."""
+def _check(name: str, good: Callable[[Number], bool], must: str) -> Callable[[Any], None]:
+    """A ``__post_init__`` that refuses the one number of a rule where it is not ``good``."""
 
-    def __call__(self, logits_BxV: jax.Array, seen_BxV: jax.Array) -> jax.Array:
-        """Change logits (B, V) float32; ``seen_BxV`` is True for tokens that the row holds."""
+    def check(rule):
+        (value,) = vars(rule).values()
+        # Inside jit the value is a tracer (or another stand-in), checked before it became one.
+        if isinstance(value, numbers.Real) and not (math.isfinite(value) and good(value)):
+            raise UserError(f"{name}={value} must be {must}")
 
-
-def _check(name: str, value: Number, good: Callable[[Number], bool], must: str) -> None:
-    # Inside jit the value is a tracer (or another stand-in), checked before it became one.
-    if isinstance(value, numbers.Real) and not (math.isfinite(value) and good(value)):
-        raise UserError(f"{name}={value} must be {must}")
+    return check
 
 
 def _rank(logits_BxV: jax.Array) -> jax.Array:
@@ -44,9 +42,7 @@ class Temperature:
     """logits / value; 0 keeps the likeliest token alone (greedy). Source: page 1, section 10."""
 
     value: Number = 1.0
-
-    def __post_init__(self):
-        _check("temperature", self.value, lambda v: v >= 0, "0 (likeliest token) or more")
+    __post_init__ = _check("temperature", lambda v: v >= 0, "0 (likeliest token) or more")
 
     def __call__(self, logits_BxV, seen_BxV):
         likeliest_B = logits_BxV.argmax(axis=-1)  # the first of equals
@@ -62,10 +58,8 @@ class TopK:
     """Keep the k likeliest tokens. Source: page 1, "Top-K Filtering"."""
 
     k: Number
-
-    def __post_init__(self):
-        whole = "a whole number, 1 or more (and below 2**31)"
-        _check("top_k", self.k, lambda k: 1 <= k < 2**31 and k == int(k), whole)
+    _must = "a whole number, 1 or more (and below 2**31)"
+    __post_init__ = _check("top_k", lambda k: 1 <= k < 2**31 and k == int(k), _must)
 
     def __call__(self, logits_BxV, seen_BxV):
         return jnp.where(_rank(logits_BxV) < self.k, logits_BxV, -jnp.inf)
@@ -76,9 +70,7 @@ class TopP:
     """Keep the fewest likeliest tokens that together reach probability p. Source: page 1."""
 
     p: Number
-
-    def __post_init__(self):
-        _check("top_p", self.p, lambda p: 0 < p <= 1, "above 0 and at most 1")
+    __post_init__ = _check("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
 
     def __call__(self, logits_BxV, seen_BxV):
         rank = _rank(logits_BxV)
@@ -94,9 +86,7 @@ class MinP:
     """Keep the tokens at least p times as likely as the likeliest. Source: Nguyen et al. 2024."""
 
     p: Number
-
-    def __post_init__(self):
-        _check("min_p", self.p, lambda p: 0 <= p <= 1, "0 to 1")
+    __post_init__ = _check("min_p", lambda p: 0 <= p <= 1, "0 to 1")
 
     def __call__(self, logits_BxV, seen_BxV):
         gap = jnp.log(jnp.maximum(self.p, 1e-30))
@@ -106,15 +96,10 @@ class MinP:
 
 @flax.struct.dataclass
 class RepetitionPenalty:
-    """Divide the logit of a token that stands in the text by r, multiply if it is negative.
-
-    Source: Keskar et al. 2019 (CTRL).
-    """
+    """Divide the logit of a token that the row holds by r; a negative one times r. CTRL, 2019."""
 
     r: Number
-
-    def __post_init__(self):
-        _check("repetition_penalty", self.r, lambda r: r > 0, "above 0 (1 changes nothing)")
+    __post_init__ = _check("repetition_penalty", lambda r: r > 0, "above 0 (1 changes nothing)")
 
     def __call__(self, logits_BxV, seen_BxV):
         less = jnp.where(logits_BxV > 0, logits_BxV / self.r, logits_BxV * self.r)
@@ -123,9 +108,9 @@ class RepetitionPenalty:
 
 @flax.struct.dataclass
 class Chain:
-    """Several samplers, first to last. Without any it is the model's own distribution."""
+    """Several rules, first to last. Without any it is the model's own distribution."""
 
-    parts: tuple[Sampler, ...] = ()
+    parts: tuple[Rule, ...] = ()
 
     def __call__(self, logits_BxV, seen_BxV):
         for part in self.parts:
@@ -147,17 +132,16 @@ def build(
 ) -> Chain:
     """The usual order: penalty, temperature, top-k, top-p, min-p; what is None is left out.
 
-    Raises:
-      UserError: a value out of its range.
+    UserError for a value out of its range.
     """
-    parts: list[Sampler] = []
-    if repetition_penalty is not None:
-        parts.append(RepetitionPenalty(float(repetition_penalty)))
-    parts.append(Temperature(float(temperature)))
-    if top_k is not None:
-        parts.append(TopK(top_k))
-    if top_p is not None:
-        parts.append(TopP(float(top_p)))
-    if min_p is not None:
-        parts.append(MinP(float(min_p)))
-    return Chain(tuple(parts))
+    rules: Any = (RepetitionPenalty, Temperature, TopK, TopP, MinP)
+    values = (repetition_penalty, temperature, top_k, top_p, min_p)
+    given = [(rule, value) for rule, value in zip(rules, values, strict=True) if value is not None]
+    # Of one dtype, so that another number compiles nothing: floats, but for k.
+    return Chain(tuple(rule(value if rule is TopK else float(value)) for rule, value in given))
+
+
+def draw(key_B: jax.Array, place_B: jax.Array, logits_BxV: jax.Array) -> jax.Array:
+    """A token per row from softmax(logits), int32 (B,), by its key and place in the text alone."""
+    each = jax.vmap(jax.random.fold_in)(key_B, place_B)
+    return jax.vmap(jax.random.categorical)(each, logits_BxV).astype(jnp.int32)

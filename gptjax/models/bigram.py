@@ -4,8 +4,6 @@ In: tokens (B, T). Out: logits (B, T, V). Each position sees its own token alone
 also where it stands), so both learn the statistics of pairs. Source: the notes, pages 4 and 5.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,13 +22,8 @@ class BigramLanguageModel(nn.Module):
     @nn.compact
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Look up the row of each token: (B, T) int32 -> logits (B, T, V) float32."""
-        table = nn.Embed(
-            self.vocab_size,
-            self.vocab_size,
-            embedding_init=nn.initializers.normal(1.0),
-            name="token_embedding_table",
-        )
-        return table(x_BxT)
+        V, init = self.vocab_size, nn.initializers.normal(1.0)
+        return nn.Embed(V, V, embedding_init=init, name="token_embedding_table")(x_BxT)
 
 
 class BigramEmbedLanguageModel(nn.Module):
@@ -47,11 +40,8 @@ class BigramEmbedLanguageModel(nn.Module):
     @nn.compact
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Embed, add positions, project: (B, T) int32 -> logits (B, T, V) float32; T <= block."""
-        normal = nn.initializers.normal(0.02)
-        tok_emb = nn.Embed(
-            self.vocab_size, self.n_embd, embedding_init=normal, name="token_embedding_table"
-        )(x_BxT)
-        pos_emb = nn.Embed(
-            self.block_size, self.n_embd, embedding_init=normal, name="position_embedding_table"
-        )(jnp.arange(x_BxT.shape[1]))
-        return nn.Dense(self.vocab_size, kernel_init=normal, name="lm_head")(tok_emb + pos_emb)
+        C, init = self.n_embd, nn.initializers.normal(0.02)
+        tok_emb = nn.Embed(self.vocab_size, C, embedding_init=init, name="token_embedding_table")
+        pos_emb = nn.Embed(self.block_size, C, embedding_init=init, name="position_embedding_table")
+        x = tok_emb(x_BxT) + pos_emb(jnp.arange(x_BxT.shape[1]))
+        return nn.Dense(self.vocab_size, kernel_init=init, name="lm_head")(x)

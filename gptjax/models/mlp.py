@@ -5,8 +5,6 @@ a start token where the text has not begun. Source: the slides "next token gener
 al. 2003, "A neural probabilistic language model"; makemore part 2.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -36,13 +34,9 @@ class MLPLanguageModel(nn.Module):
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Predict every next token at once: (B, T) int32 -> logits (B, T, V) float32."""
         T, n = x_BxT.shape[1], self.block_size
+        V, C, init = self.vocab_size, self.n_embd, nn.initializers.normal(1.0)
         padded = jnp.pad(x_BxT, ((0, 0), (n - 1, 0)), constant_values=self.start_id)
-        emb = nn.Embed(
-            self.vocab_size,
-            self.n_embd,
-            embedding_init=nn.initializers.normal(1.0),
-            name="token_embedding_table",
-        )(padded)
+        emb = nn.Embed(V, C, embedding_init=init, name="token_embedding_table")(padded)
         # The oldest of the n embeddings stands first, as in makemore's `emb.view(-1, n * C)`.
         h = jnp.concatenate([emb[:, i : i + T] for i in range(n)], axis=-1)
         for layer in range(self.n_layer):
@@ -51,4 +45,4 @@ class MLPLanguageModel(nn.Module):
             h = nn.tanh(nn.Dense(self.n_hidden, kernel_init=init, name=f"hidden_{layer}")(h))
         # A small head starts near the uniform guess: no first steps spent on undoing chance.
         init = nn.initializers.normal(0.01)
-        return nn.Dense(self.vocab_size, kernel_init=init, name="lm_head")(h)
+        return nn.Dense(V, kernel_init=init, name="lm_head")(h)

@@ -1,11 +1,9 @@
 """The n-gram model: one row of logits per context of n - 1 tokens.
 
 In: tokens (B, T). Out: logits (B, T, V), where position t sees tokens t - block_size + 1 .. t and a
-start token where the text has not begun. Its table is not learnt but counted (``counts.py``): with
+start token where the text has not begun. Its table is counted, by evaluation/count_models.py: with
 block_size 1 it is the bigram table of page 4, at the answer that training approaches.
 """
-
-from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
@@ -32,27 +30,16 @@ class NGramLanguageModel(nn.Module):
     @nn.compact
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Look up the row of each context: (B, T) int32 -> logits (B, T, V) float32."""
-        V = self.vocab_size
-        table = nn.Embed(
-            V**self.block_size,
-            V,
-            embedding_init=nn.initializers.zeros,
-            name="token_embedding_table",
-        )
+        V, init = self.vocab_size, nn.initializers.zeros
+        rows = V**self.block_size
+        table = nn.Embed(rows, V, embedding_init=init, name="token_embedding_table")
         return table(contexts(x_BxT, V, self.block_size, self.start_id))
 
 
 def contexts(x_BxT: jax.Array, vocab_size: int, block_size: int, start_id: int) -> jax.Array:
     """Number the last ``block_size`` tokens at each place, the newest as the last digit in base V.
 
-    Args:
-      x_BxT: tokens, ints.
-      vocab_size: V.
-      block_size: tokens of a context.
-      start_id: what stands before a row.
-
-    Returns:
-      Numbers 0 .. V^block_size - 1, (B, T), int32.
+    ``start_id`` stands before a row. Returns 0 .. V^block_size - 1, (B, T) int32.
     """
     T = x_BxT.shape[1]
     padded = jnp.pad(x_BxT, ((0, 0), (block_size - 1, 0)), constant_values=start_id)

@@ -2,18 +2,14 @@
 
 In: tokens (B, T), T <= block_size. Out: logits (B, T, V). The notes build the GPT in steps; the
 ones in the middle are here, put together from the GPT's own modules: one head of self-attention,
-several side by side, and a feed-forward behind them. Source: the lecture's steps; page 9.
+several side by side, and a feed-forward after them. Source: the lecture's steps; page 9.
 """
-
-from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gptjax.models.gpt import FeedForward, Head, MultiHeadAttention
-
-KINDS = ("head", "multihead", "ffwd")
+from gptjax.models.gpt import FeedForward, Head, MultiHeadAttention, normal
 
 
 class RungLanguageModel(nn.Module):
@@ -37,19 +33,17 @@ class RungLanguageModel(nn.Module):
         """Predict every next token at once: (B, T) int32 -> logits (B, T, V) float32."""
         # Without LayerNorm the values must begin large, as PyTorch's do: from 0.02 everywhere, a
         # thousand steps go by before the heads pass anything on.
-        C, init = self.n_embd, nn.initializers.normal(1.0)
+        C, init = self.n_embd, normal(1.0)
         proj_std = C**-0.5
         tok_emb = nn.Embed(self.vocab_size, C, embedding_init=init, name="token_embedding_table")
         pos_emb = nn.Embed(self.block_size, C, embedding_init=init, name="position_embedding_table")
         x = tok_emb(x_BxT) + pos_emb(jnp.arange(x_BxT.shape[1]))
         if self.rung == "head":
-            sa = Head(C, self.block_size, dropout=self.dropout, name="sa")
+            sa = Head(C, self.block_size, self.dropout, name="sa")
         else:
-            sa = MultiHeadAttention(
-                self.n_head, C // self.n_head, self.block_size, self.dropout, proj_std, name="sa"
-            )
-        x, _ = sa(x, None, None, train)
+            sizes = (self.n_head, C // self.n_head, self.block_size)
+            sa = MultiHeadAttention(*sizes, self.dropout, proj_std, name="sa")
+        x = sa(x, train)
         if self.rung == "ffwd":
-            x = FeedForward(self.activation, self.dropout, proj_std, name="ffwd")(x, train)
-        init = nn.initializers.normal(0.02)
-        return nn.Dense(self.vocab_size, kernel_init=init, name="lm_head")(x)
+            x = FeedForward(C, self.dropout, self.activation, proj_std, name="ffwd")(x, train)
+        return nn.Dense(self.vocab_size, kernel_init=normal(), name="lm_head")(x)

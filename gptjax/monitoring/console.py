@@ -1,11 +1,11 @@
-"""What a run tells a person: a line redrawn in place on a terminal, plain lines elsewhere.
+"""What a run tells a person: a line redrawn in place on a terminal, plain and few lines elsewhere.
 
 In: the numbers and short texts of a run. Out: lines on stdout. The only file that knows rich.
 """
 
-from __future__ import annotations
-
 import codecs
+import contextlib
+import itertools
 import math
 import os
 import re
@@ -19,15 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gptjax.errors import harmless
-from gptjax.monitoring.param_table import Row, fold
+from gptjax.monitoring.param_table import ParamRow, fold
 
 _ASCII = str.maketrans({"…": "...", "–": "-", "×": "x", "━": "=", "─": "-", "│": "|"})
 
 
-def _replace(error: UnicodeError) -> tuple[str, int]:
+def _replace(error: UnicodeEncodeError) -> tuple[str, int]:
     """What stdout shows for characters that its encoding (cp1252, ascii) lacks."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
     text = error.object[error.start : error.end].translate(_ASCII)
     return re.sub(r"[^\x00-\x7f]", "?", text), error.end
 
@@ -35,11 +33,8 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("gptjax", _replace)
 
 
-class Terminal:
-    """What a person sees: a line redrawn in place on a terminal, plain and few lines elsewhere.
-
-    A context manager: leaving it, by an exception too, leaves the cursor on a fresh line.
-    """
+class Terminal(contextlib.AbstractContextManager):
+    """A context manager: leaving it, by an exception too, leaves the cursor on a fresh line."""
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None):
         """Write to ``stream`` (stdout); ``live`` None looks: a terminal, not dumb, and no CI."""
@@ -47,54 +42,37 @@ class Terminal:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="gptjax")
         if live is None:
-            dumb = os.environ.get("TERM") == "dumb" or os.environ.get("CI")
-            live = stream.isatty() and not dumb
+            simple = os.environ.get("TERM") == "dumb" or os.environ.get("CI")
+            live = stream.isatty() and not simple
         self._live = live
         self._out = _console(stream, live)
         self._err = _console(sys.stderr, live and sys.stderr.isatty())
-        self._drawn = 0  # columns of the passing line that stands before the cursor
+        self._drawn = 0  # columns of the progress line that stands before the cursor
         self._passed = -math.inf if live else time.monotonic()  # when the last one was shown, s
 
-    def header(self, *, title: str, lines: Mapping[str, str], model_rows: Sequence[Row]) -> None:
-        """Print the run's title page: its name, its facts, and the model as a table.
-
-        Args:
-          title: the config's name.
-          lines: label -> fact (why this size, device, data, ...).
-          model_rows: of ``model_rows``.
-        """
+    def header(self, title: str, lines: Mapping[str, str], model_rows: Sequence[ParamRow]) -> None:
+        """Print the run's title page: its name, its facts by label, and the model as a table."""
         facts, model = Table.grid(padding=(0, 2, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
         for label, fact in lines.items():
             facts.add_row(Text(f"  {harmless(label)}", "cyan"), Text(harmless(fact)))
         for justify in ("left", "left", "right", "right"):
             model.add_column(justify=justify, no_wrap=True)
         model.add_row("  model", "shapes", "each", "parameters", style="cyan")
-        for name, *cells in fold(model_rows):
-            inner = "dim" if name.startswith(" ") else ""
-            model.add_row(
-                Text(f"  {name}", inner), *(Text(c, inner or "dim") for c in cells[:2]), cells[2]
-            )
-        total = f"{sum(count for *_, count in model_rows):,}"
-        model.add_row(Text("  total", "bold"), "", "", Text(total, "bold"))
+        for name, shapes, each, total in fold(model_rows):
+            label = Text(f"  {name}", "dim" if name.startswith(" ") else "")
+            model.add_row(label, Text(shapes, "dim"), Text(each, "dim"), total)
+        model.add_row("  total", "", "", f"{sum(n for *_, n in model_rows):,}", style="bold")
         for part in (Text(harmless(title), "bold"), facts, model, ""):
             self._say(part)
 
     def progress(
-        self,
-        *,
-        step: int,
-        steps: int,
-        loss_nats: float,
-        tokens_per_second: float,
-        seconds_left: float,
+        self, step: int, steps: int, loss_nats: float, tokens_per_second: float, seconds_left: float
     ) -> None:
         """Show how far the training is; elsewhere than on a terminal every 10 s and at the end."""
         total = f"{steps:,}"
         left = f"{duration(seconds_left)} left" if step < steps else "done"
-        text = (
-            f"step {step:>{len(total)},}/{total}  loss {loss_nats:.3f} nats  "
-            f"{tokens_per_second:,.0f} tokens/s  {left}"
-        )
+        text = f"step {step:>{len(total)},}/{total}  loss {loss_nats:.3f} nats  "
+        text += f"{tokens_per_second:,.0f} tokens/s  {left}"
         self._pass(text, step / max(steps, 1), last=step >= steps)
 
     def busy(self, label: str, done: int, total: int) -> None:
@@ -102,15 +80,9 @@ class Terminal:
         self._pass(f"{harmless(label)}: {done / max(total, 1):.0%}", done / max(total, 1))
 
     def evaluation(
-        self,
-        *,
-        step: int,
-        train_nats: float,
-        val_nats: float,
-        best: bool,
-        bigram_nats: float | None,
+        self, step: int, train_nats: float, val_nats: float, best: bool, bigram_nats: float | None
     ) -> None:
-        """Print an evaluation, and how far val is below the count bigram, the line to beat."""
+        """Print an evaluation, and how far val is below the count bigram, the baseline."""
         text = Text(f"step {step:>7,}   train {train_nats:.4f}   val ")
         text.append(f"{val_nats:.4f}", "bold").append(" nats ")
         text.append("* best" if best else "      ", "green")
@@ -141,18 +113,11 @@ class Terminal:
         """Print the verdict: green when ``ok``, red when not, plain when there is none."""
         self._say(Text(harmless(text), {True: "bold green", False: "bold red", None: "bold"}[ok]))
 
-    def close(self, keep: bool = False) -> None:
-        """Remove the passing line, or with ``keep`` end it so that the next text starts afresh."""
-        if self._drawn and keep:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and self._drawn:  # what it said last stays; the next text starts afresh
             self._out.print()
             self._drawn = 0
         self._erase()
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(keep=kind is not None)
 
     def _erase(self) -> None:
         if self._drawn:
@@ -169,13 +134,13 @@ class Terminal:
         now = time.monotonic()
         if now - self._passed < (0.1 if self._live else 10.0) and not last:
             return
+        line = Text(text)
         if not self._live:
-            self._say(Text(text))
+            self._say(line)
         else:
             width = self._out.width - 1  # a full line would wrap on some terminals
             bar = min(24, width - len(text) - 2)
             done = round(bar * min(max(fraction, 0.0), 1.0))
-            line = Text(text)
             if bar >= 6:
                 line = Text.assemble(("━" * done, "cyan"), ("─" * (bar - done), "dim"), "  ", text)
             line.truncate(width, overflow="ellipsis")
@@ -191,26 +156,18 @@ def duration(seconds: float) -> str:
         return "? s"
     if seconds < 9.95:
         return f"{max(seconds, 0):.1f} s"
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if not minutes:
-        return f"{s} s"
-    if not hours:
-        return f"{m} min {s:02} s"
-    return f"{days} d {h:02} h" if days else f"{h} h {m:02} min"
+    whole, units = round(seconds), {"d": 86_400, "h": 3_600, "min": 60, "s": 1}
+    for (large, size), (small, part) in itertools.pairwise(units.items()):
+        if whole >= size:
+            return f"{whole // size} {large} {whole % size // part:02} {small}"
+    return f"{whole} s"
 
 
 def _console(stream: TextIO, live: bool) -> Console:
     # rich would guess from the environment, and wrap a log at 80 columns.
-    return Console(
-        file=stream,
-        force_terminal=live,
-        force_jupyter=False,
-        color_system="auto" if live else None,
-        width=None if live else 100,
-        highlight=False,
-    )
+    fixed = {"force_terminal": live, "force_jupyter": False, "highlight": False}
+    color, width = ("auto", None) if live else (None, 100)
+    return Console(file=stream, color_system=color, width=width, **fixed)
 
 
 def shown(text: str) -> str:

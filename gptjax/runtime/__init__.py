@@ -1,1 +1,9 @@
-"""."""
+"""What a process needs of the machine. In reading order:
+
+- ``devices``: what the machine has, what a run records of it, where its caches lie
+- ``sharding``: where arrays live: batches, parameters, optimizer state
+- ``compilation_cache``: compiled programs kept on disk
+- ``run_lock``: one training per work folder
+- ``preemption``: SIGINT and SIGTERM end a run in good order
+- ``atomic_files``: files written whole or not at all, and read without harm
+"""

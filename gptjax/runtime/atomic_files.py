@@ -1,22 +1,18 @@
-"""Writing a file whole or not at all, the one way every door does it."""
-
-from __future__ import annotations
+"""Files written whole or not at all, and files of other people read without harm."""
 
 import contextlib
+import json
 import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 PART = ".part"  # how the name of a file being written ends
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees all of it or none.
-
-    Raises:
-      OSError: the folder cannot be made or written.
-    """
+    """Write a file so that a reader, or a crash, sees all of it or none; OSError if it can't be."""
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,20 +23,15 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())  # the name must not reach the disk before the bytes
         os.chmod(part, 0o644)  # mkstemp's file is the owner's alone; a cache may be shared
         os.replace(part, path)
-    except BaseException as error:
+    except OSError as error:  # a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
         if part:
             Path(part).unlink(missing_ok=True)
-        if isinstance(error, OSError):  # a full disk names no file
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """Read a file of somebody else's: no pipe to wait for, no device without an end.
-
-    Raises:
-      OSError: absent, no regular file, or more than ``limit`` bytes.
-    """
+    """Read a stranger's file; OSError if it is absent, a pipe, or has over ``limit`` bytes."""
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
@@ -50,8 +41,24 @@ def read_small(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def parse_json(data: bytes) -> Any:
+    """JSON from anybody; ValueError where it is none, or nested too deep."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:  # [[[[... is JSON too
+        raise ValueError("nested too deep") from error
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """What a JSON file holds; None where it is absent, too large, no file or not JSON."""
+    try:
+        return parse_json(read_small(path, limit))
+    except (OSError, ValueError):
+        return None
+
+
 def clean(folder: Path) -> None:
-    """Delete what ``write_whole`` left in a folder when it was killed; no one else may write."""
+    """Delete what a killed ``write_whole`` left in a folder; nobody else may be writing there."""
     for part in folder.glob(f"*.json*{PART}"):
         with contextlib.suppress(OSError):
             part.unlink()

@@ -1,16 +1,16 @@
-"""The door to the machine: what it has, what a run of it is called, where its caches lie.
+"""The machine: what it has, what a run records of it, where its caches lie.
 
 In: environment variables, device files, versions. Out: a guess of the platform that starts no JAX
-backend (a config may ask it before ``jax.distributed`` has begun), facts for run.json, a line for
-the header. Importing this file imports no jax.
+backend (a config may ask before ``jax.distributed`` has begun), facts for run.json, a line for the
+header. Importing this file imports no jax.
 """
 
-from __future__ import annotations
-
+import contextlib
 import datetime
 import glob
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
 import shutil
@@ -22,16 +22,15 @@ from typing import Any
 
 # JAX's names of platforms -> the three that matter here; any other plugin is taken for a GPU.
 _PLATFORMS = {"cpu": "cpu", "tpu": "tpu"}
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+_PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections")
+_PACKAGES += ("numpy",)
 _PREFIXES = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "CUDA_VISIBLE", "NVIDIA_TF32", "OMP_", "GPTJAX_")
 
 
 def guess_platform() -> tuple[str, str]:
-    """What JAX will run on, found without starting it.
+    """What JAX will run on, found without starting it: ("tpu" | "gpu" | "cpu", why).
 
-    Returns:
-      ("tpu" | "gpu" | "cpu", why): the reason is a clause such as "no accelerator found", and says
-      what to install where hardware is present that JAX cannot use.
+    The reason is a clause; of hardware that JAX cannot use as it is, it says what to install.
     """
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
         if first := os.environ.get(name, "").split(",")[0].strip().lower():
@@ -43,14 +42,14 @@ def guess_platform() -> tuple[str, str]:
     # device, and libtpu alone is what one installs to compile for a TPU elsewhere.
     libtpu = _installed("libtpu")
     chip = _there("/dev/accel[0-9]*") or (libtpu and _there("/dev/vfio/[0-9]*"))
-    chip = chip or next((n for n in ("TPU_WORKER_ID", "TPU_NAME", "COLAB_TPU_ADDR") if _set(n)), "")
+    chip = chip or next(filter(os.environ.get, ("TPU_WORKER_ID", "TPU_NAME", "COLAB_TPU_ADDR")), "")
     if chip and libtpu:
         return "tpu", f"a TPU was found ({chip})"
     if chip:
         return "cpu", f'a TPU is here ({chip}), but JAX cannot use it: pip install "jax[tpu]"'
     nvidia = _there("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*")
-    # Under WSL any graphics card is /dev/dxg; only NVIDIA's driver brings nvidia-smi.
-    nvidia = nvidia or (_nvidia_smi() and _there("/dev/dxg"))
+    if not nvidia and _there("/dev/dxg"):  # WSL: any graphics card, but only NVIDIA brings this
+        nvidia = shutil.which("nvidia-smi") or _there("/usr/lib/wsl/lib/nvidia-smi")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if nvidia and hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
         return "cpu", f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPU"
@@ -64,14 +63,7 @@ def guess_platform() -> tuple[str, str]:
 
 
 def check(guess: str) -> str:
-    """Compare a guess with the backend that JAX has started (this starts it).
-
-    Args:
-      guess: the platform that ``guess_platform`` named.
-
-    Returns:
-      One sentence of warning, or "" where the guess was right.
-    """
+    """One sentence of warning if JAX, which this starts, runs elsewhere than guessed, else ""."""
     import jax
 
     real = jax.default_backend()
@@ -80,7 +72,7 @@ def check(guess: str) -> str:
     name = "cuda" if guess == "gpu" else guess
     return (
         f"this machine was taken for a {guess.upper()}, but JAX runs on {real}: "
-        f"JAX_PLATFORMS={name} shows what JAX lacks; a size can be named behind the config's colon"
+        f"JAX_PLATFORMS={name} shows what JAX lacks; a size can be named after the config's colon"
     )
 
 
@@ -100,12 +92,15 @@ def device_line() -> str:
     return line
 
 
-def facts() -> dict[str, Any]:
-    """What a run records of the machine and the code it ran on, as plain JSON types.
+def is_writer() -> bool:
+    """Whether this process writes a run's files and lines: of several processes the first."""
+    import jax
 
-    Returns:
-      Versions, git commit, devices, environment, command and start time. Starts a JAX backend.
-    """
+    return jax.process_index() == 0
+
+
+def facts() -> dict[str, Any]:
+    """What a run records of the machine and its code, as plain JSON types; starts a JAX backend."""
     import jax
 
     device = jax.devices()[0]
@@ -114,12 +109,8 @@ def facts() -> dict[str, Any]:
         "command": list(sys.orig_argv),
         "host": platform.node(),
         "os": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            "gptjax": _version("gptjax"),
-            **{name: _version(name) for name in _PACKAGES},
-        },
-        "git": git(Path(__file__).resolve().parent.parent),
+        "versions": {"python": platform.python_version()} | {n: _version(n) for n in _PACKAGES},
+        "git": git(Path(__file__).resolve().parents[2]),
         "devices": {
             "platform": device.platform,
             "kind": cpu_name() if device.platform == "cpu" else device.device_kind,
@@ -128,69 +119,49 @@ def facts() -> dict[str, Any]:
             "processes": jax.process_count(),
             "cpu_cores": cpu_count(),
         },
-        "environment": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)
-        },
+        "environment": {n: v for n, v in sorted(os.environ.items()) if n.startswith(_PREFIXES)},
     }
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """The commit of a folder and whether tracked files differ from it.
+    """The {"commit": 40 hex digits, "dirty": bool} of tracked files, None without git.
 
-    Args:
-      folder: the top of a repository; a folder inside another project's repository is none.
-
-    Returns:
-      {"commit": 40 hex digits, "dirty": bool}, or None without a repository or without git.
+    A folder that is not the top of its repository has no commit of its own: None.
     """
     if not (folder / ".git").exists():
         return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    untouched = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # reading must not write the index
+    quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 5}  # seconds
     try:
-        done = subprocess.run(
-            [*command, "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # reading must not touch the index
-        )
+        said = subprocess.check_output(command, cwd=folder, env=untouched, text=True, **quiet)
     except (OSError, subprocess.SubprocessError):
         return None
-    commit, _, dirty = done.stdout.strip().partition("-")
-    return {"commit": commit, "dirty": bool(dirty)} if done.returncode == 0 and commit else None
+    commit, _, dirty = said.strip().partition("-")
+    return {"commit": commit, "dirty": bool(dirty)} if commit else None
 
 
 def cpu_count() -> int:
     """The CPU cores that this process may use (a container or taskset may leave it fewer)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name(flags: bool = False) -> str:
     """The CPU's name; with ``flags`` also the instructions it knows."""
     found = {}
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if not line.strip():
-                    break  # the first processor is enough; the rest is slow to read
-                name, _, value = line.partition(":")
-                found[name.strip()] = value.strip()
-    except OSError:
-        pass
+    info = Path("/proc/cpuinfo")
+    with contextlib.suppress(OSError), info.open(encoding="utf-8", errors="replace") as file:
+        # The first processor, up to an empty line, is enough: the rest is slow to read.
+        for line in itertools.takewhile(str.strip, file):
+            name, _, value = line.partition(":")
+            found[name.strip()] = value.strip()
     wanted = ("model name", "flags", "Features") if flags else ("model name",)
     named = " ".join(found[name] for name in wanted if name in found)
     return named or platform.processor() or platform.machine()
 
 
 def cache_dir() -> Path:
-    """Where fetched texts and compiled programs stay; the folder need not exist yet.
-
-    Returns:
-      $GPTJAX_CACHE_DIR, else ``gptjax`` in this system's cache folder.
-    """
+    """Where downloads and compiled programs stay: a folder of this user's that need not exist."""
     if own := os.environ.get("GPTJAX_CACHE_DIR"):
         return Path(os.path.expanduser(own))
     if xdg := os.environ.get("XDG_CACHE_HOME"):
@@ -204,10 +175,9 @@ def cache_dir() -> Path:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _there(*patterns: str) -> str:
@@ -216,11 +186,3 @@ def _there(*patterns: str) -> str:
 
 def _installed(*modules: str) -> bool:
     return any(importlib.util.find_spec(name) is not None for name in modules)
-
-
-def _set(name: str) -> bool:
-    return bool(os.environ.get(name))
-
-
-def _nvidia_smi() -> bool:
-    return bool(shutil.which("nvidia-smi") or _there("/usr/lib/wsl/lib/nvidia-smi"))

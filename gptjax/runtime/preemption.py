@@ -1,10 +1,8 @@
 """Stopping in good order: SIGINT and SIGTERM end a run after the steps in flight.
 
-In: the signals of the operating system. Out: a flag the loop looks at, and an exit code that tells
-a cluster to start the same command again.
+In: the signals of the operating system. Out: a flag that the trainer reads, and an exit code that
+tells a cluster to start the same command again.
 """
-
-from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -24,9 +22,8 @@ class Stopped(Exception):
     """A signal ended the run early, with everything saved at ``step``."""
 
     def __init__(self, name: str, step: int):
-        super().__init__(
-            f"{name} at step {step:,}: saved; the same command continues (exit code {CONTINUE_ME})"
-        )
+        saved = f"{name} at step {step:,}: saved; the same command continues"
+        super().__init__(f"{saved} (exit code {CONTINUE_ME})")
         self.step = step
 
 
@@ -37,27 +34,15 @@ class Stop:
     signal: str = ""
 
     def check(self, step: int) -> None:
-        """End the run here if a signal has come; all that is worth keeping is saved at ``step``.
-
-        Raises:
-          Stopped: one has.
-        """
+        """Raise ``Stopped`` if a signal has come: all worth keeping is saved at ``step``."""
         if self.signal:
             raise Stopped(self.signal, step)
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; one a second later kills.
-
-    Yields:
-      The flag. Outside the main thread, where Python allows no handlers, it never rises.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    noted_at = 0.0
+    """Note the first SIGINT or SIGTERM instead of dying of it; one a second later kills."""
+    stop, noted_at = Stop(), 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal noted_at
@@ -69,10 +54,8 @@ def watch() -> Iterator[Stop]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.signal(kind, note) for kind in kinds}
-    try:
+    with contextlib.ExitStack() as before:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows none
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                before.callback(signal.signal, kind, signal.signal(kind, note))
         yield stop
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

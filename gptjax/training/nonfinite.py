@@ -1,69 +1,135 @@
-"""Numbers that are not finite: a bad step is recorded, a bad end is explained, neither is saved.
+"""Numbers that are not finite: which parameter or gradient it is, and one step looked at again.
 
-In: a ``Loop`` in motion. Out: lines in its metrics.jsonl and on its terminal, or a ``UserError``
-that names the step, the first bad parameter, and the checkpoint that is safe.
+In: an ``Experiment`` and a state, or the folder of a run and the number of a step. Out: what is
+wrong there. Batches are a function of the step: any step after a kept checkpoint can be had.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
+from gptjax.checkpoints import directory, pytree
 from gptjax.errors import UserError
-from gptjax.training import scan as steps
-
-if TYPE_CHECKING:
-    from gptjax.training.trainer import Loop
-
-
-def record(loop: Loop, loss_nats: float) -> None:
-    """Note a step that was passed over; ``loop.step`` already counts it."""
-    bad, what = loop.step - 1, "passed over"
-    loop.write({"step": loop.step, "bad_step": bad, "bad_loss": str(loss_nats), "what": what})
-    loop.terminal.warn(
-        f"step {bad}: the loss ({loss_nats} nats) or a gradient is not finite: {what}; "
-        f"--replay_step={bad} shows it"
-    )
+from gptjax.training import resume, scan
+from gptjax.training.experiment import Experiment
+from gptjax.training.train_step import TrainState
 
 
-def refuse_to_save(loop: Loop) -> None:
-    """Keep the checkpoints good.
+def first_nonfinite(tree: Any) -> str:
+    """The path of the first leaf that holds a NaN or an infinity, "" when all are finite."""
+    # On the host: eager jax would compile for each shape.
+    finite = {path: np.isfinite(np.asarray(leaf)).all() for path, leaf in pytree.flat(tree).items()}
+    return next((path for path, good in finite.items() if not good), "")
+
+
+def judge(exp: Experiment, state: TrainState, loss_nats: float) -> tuple[str, bool]:
+    """Why the step after ``state``, of this loss, stops the run, and whether to keep ``state``."""
+    if name := first_nonfinite(state.params):
+        return f"parameter {name} is not finite", False
+    _, grads, _ = _look_at(exp, state)
+    if name := first_nonfinite(grads):
+        return f"the gradient of {name} is not finite", True
+    return "the norm overflows" if math.isfinite(loss_nats) else "the gradients are finite", True
+
+
+def _look_at(exp: Experiment, state: TrainState) -> tuple[float, Any, np.ndarray]:
+    """Loss, gradients and inputs (rows, T) of the step after ``state``."""
+    batches, _ = exp.chunk_inputs(int(state.step), 1)
+    batch = jax.tree.map(lambda array: array[0], batches)
+    key = jax.random.fold_in(exp.dropout_key, state.step)
+    in_parts = jax.jit(scan.in_parts, static_argnums=0)
+    (nats, count), grads = in_parts(exp.model, state.params, batch, key)
+    grads = jax.tree.map(lambda grad: grad / count, grads)
+    return float(nats / count), grads, np.asarray(batch.x).reshape(-1, batch.x.shape[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """What a step did."""
+
+    step: int
+    from_step: int  # the checkpoint it was reached from; 0 may be the beginning
+    loss_nats: float
+    params: dict[str, np.ndarray]  # just before the step
+    grads: dict[str, np.ndarray]
+    texts: list[str]  # the first rows of its batch
+    notes: list[str]
+
+
+def replay(exp: Experiment, workdir: Path, step: int) -> Replay:
+    """Go on from the last checkpoint at or before ``step`` (updates made before it), and look.
 
     Raises:
-      UserError: a parameter is not finite.
+      UserError: there is no run, train.steps end before, or a step before this one stops it.
     """
-    if name := steps.first_nonfinite(loop.state.params):
-        raise UserError(
-            f"step {loop.step}: parameter {name} is not finite, so it is not saved; the last good "
-            f"checkpoint is of step {loop.last_safe()}: lower optim.learning_rate or "
-            "optim.clip_norm, in another --workdir"
+    steps, there = exp.config.train.steps, directory.available(workdir)
+    if not 0 <= step < max(steps, 1):
+        raise UserError(f"--replay_step={step} must be at least 0 and below train.steps={steps}")
+    if not there:
+        raise UserError(f"{workdir} holds no run: name the --workdir of the one to replay")
+    state, notes = _state_before(exp, workdir, [saved for saved in there if saved <= step])
+    if step > there[-1]:
+        notes.append(
+            f"the last checkpoint is of step {there[-1]}: whether the run came to step {step} is "
+            "not known here"
         )
+    begin = at = int(state.step)
+    while at < step:
+        n = min(exp.config.train.chunk_steps, step - at)
+        state, _ = exp.train_chunk(state, *exp.chunk_inputs(at, n), n, exp.dropout_key)
+        if (reached := int(state.step)) < at + n:
+            raise UserError(
+                f"step {reached} is not finite and comes before {step}: --replay_step={reached} "
+                "looks at it, --config.train.skip_nonfinite=10 passes over up to 10"
+            )
+        at = reached
+    loss, grads, rows = _look_at(exp, state)
+    texts = [exp.tokenizer.decode(row) for row in rows[:3]]
+    params, grads = pytree.on_host(state.params), pytree.on_host(grads)
+    return Replay(step, begin, loss, params, grads, texts, notes)
 
 
-def end_run(loop: Loop, loss_nats: float) -> None:
-    """Name the step, the first bad parameter and what is safe, and end the run.
+def _state_before(exp: Experiment, workdir: Path, before: list[int]) -> tuple[TrainState, list]:
+    """The state of the newest sound checkpoint of these steps, else the beginning."""
+    notes: list[str] = []
+    for saved in before[::-1]:
+        try:
+            state, _, changes = resume.restore(exp, workdir, saved)
+            return state, notes + changes
+        except UserError as error:
+            if saved == before[0]:
+                raise
+            notes.append(f"{error}; the one before it is tried")  # damage, or the last one says it
+    resume.restore(exp, workdir)  # refuses other settings
+    return exp.init_state(), notes
 
-    Raises:
-      UserError: always.
-    """
-    exp, state, limit = loop.exp, loop.state, loop.exp.config.train.skip_nonfinite + 10
-    if name := steps.first_nonfinite(state.params):
-        what = f"parameter {name} is not finite"
-    else:
-        batch = jax.tree.map(lambda a: a[0], exp.train_batches(loop.step, 1, 1))
-        key = jax.random.fold_in(loop.key, state.step)
-        grads = steps.loss_and_grads(exp.model, state.params, batch, key)[1]
-        name = steps.first_nonfinite(grads)
-        why = "the norm overflows" if math.isfinite(loss_nats) else "the gradients are finite"
-        what = f"the gradient of {name} is not finite" if name else why
-        loop.save()
-    line = {"step": loop.step + 1, "bad_step": loop.step, "bad_loss": str(loss_nats)}
-    loop.write(line | {"what": f"stopped: {what}"})
-    raise UserError(
-        f"step {loop.step}: loss {loss_nats} nats, {what}; the last good checkpoint is of step "
-        f"{loop.last_safe()}: look with --replay_step={loop.step}, pass over up to {limit} such "
-        f"steps with --config.train.skip_nonfinite={limit}, or lower optim.learning_rate in "
-        "another --workdir"
+
+def norm_and_bad(array: np.ndarray) -> tuple[float, int]:
+    """The norm of an array's finite entries, and how many are not."""
+    values = array.astype(np.float64)
+    finite = np.isfinite(values)
+    return float(np.sqrt(np.square(values[finite]).sum())), int((~finite).sum())
+
+
+def lines(found: Replay) -> Iterator[str]:
+    """A ``Replay`` as the lines of a table."""
+    yield from found.notes
+    yield f"step {found.step:,}, from step {found.from_step:,}: loss {found.loss_nats:.4f} nats"
+    width, n_params, n_grads = max(map(len, found.params)), 0, 0
+    yield f"{'parameter':<{width}}  {'norm':>10}  {'gradient':>10}  not finite (gradient) of"
+    for name, array in found.params.items():
+        (norm, bad), (grad_norm, grad_bad) = map(norm_and_bad, (array, found.grads[name]))
+        n_params, n_grads = n_params + (bad > 0), n_grads + (grad_bad > 0)
+        of = f"{bad:,} ({grad_bad:,}) of {array.size:,}"
+        yield f"{name:<{width}}  {norm:>10.4g}  {grad_norm:>10.4g}  {of}"
+    verdict = "finite" if np.isfinite(found.loss_nats) else "not finite"
+    yield (
+        f"the loss is {verdict}; of {len(found.params)} parameters {n_params} and of their "
+        f"gradients {n_grads} hold values that are not finite"
     )
+    yield from (f"  read {text!r}" for text in found.texts)

@@ -1,53 +1,86 @@
-"""Taking a run up where its folder has it: what must be the same, and what came back.
+"""Continuing a run where its folder has it: what must be the same, and what came back.
 
-In: an ``Experiment`` and the folder of a run. Out: the saved state with its memory, or a refusal
-that names every setting in which the two differ. Nothing is written here.
+In: an ``Experiment`` and the folder of a run. Out: the saved state with the trainer's ``Progress``,
+or a refusal that names every setting in which the two differ.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from gptjax.checkpoints import run as runs
-from gptjax.checkpoints import store as checkpoint
-from gptjax.config import parse as gptjax_config
-from gptjax.config.parse import Config
+from gptjax.checkpoints import run, store
+from gptjax.config import schema
+from gptjax.config.schema import Config
 from gptjax.errors import UserError
 from gptjax.training import optimizer
 from gptjax.training.experiment import Experiment
-from gptjax.training.scan import TrainState
+from gptjax.training.train_step import TrainState
 
 # Fields in which a run and its continuation may differ: none of them changes a number it has had.
 FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
 FREE += ("train.skip_nonfinite", "data.path")  # of the text itself the sha256 is compared
 
 
-@dataclasses.dataclass(frozen=True)
-class Resumed:
-    """A run as its folder had it."""
+@dataclasses.dataclass
+class Progress:
+    """What has to survive beside the state, so that a continued run writes the same lines."""
 
-    state: TrainState
-    memory: dict[str, Any]
-    warnings: list[str]  # checkpoints that were damaged and passed over
-    notes: list[str]  # what changes from here on
+    evaluated: int = -1  # the last step that was
+    best_step: int | None = None
+    best_val_nats: float = float("inf")
+    pending: list = dataclasses.field(default_factory=list)  # (loss, norm) since the last line
+    train_seconds: float = 0.0  # of all chunks
+    timed_steps: int = 0  # those that did not compile, and their seconds
+    timed_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0  # for which the steps waited on checkpoints
+    lines: int | None = None  # of metrics.jsonl; None: unknown
+
+    @property
+    def steps_per_second(self) -> float:
+        """The speed of training without compiling; 0 before it is known."""
+        return self.timed_steps / self.timed_seconds if self.timed_seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types; ``from_json`` undoes it."""
+        said = dataclasses.asdict(self)
+        best = {"step": said.pop("best_step"), "val_nats": said.pop("best_val_nats")}
+        said["best"] = None if self.best_step is None else best
+        said["timed"] = [said.pop("timed_steps"), said.pop("timed_seconds")]
+        return said
+
+    @classmethod
+    def from_json(cls, said: Any) -> Self:
+        """Undo ``to_json``, of earlier versions too; Lookup-, Type- or ValueError if it is none."""
+        numbers = {name: said[name] for name in ("evaluated", "train_seconds")}
+        numbers["timed_steps"], numbers["timed_seconds"] = said["timed"]
+        numbers["checkpoint_seconds"] = said.get("checkpoint_seconds", 0.0)
+        if (best := said["best"]) is not None:
+            numbers |= {"best_step": best["step"], "best_val_nats": best["val_nats"]}
+        pending, lines = [[loss, norm] for loss, norm in said["pending"]], said.get("lines")
+        sound = all(map(run.is_number, itertools.chain(numbers.values(), *pending)))
+        if not sound or not (lines is None or (type(lines) is int and lines >= 0)):
+            raise TypeError("its memory")
+        return cls(**numbers, pending=pending, lines=lines)
 
 
-def take_up(exp: Experiment, workdir: Path, which: str | int = "last") -> Resumed:
-    """Read the newest sound checkpoint of a run, and check that ``exp`` may go on from it.
+def restore(
+    exp: Experiment, workdir: Path, which: str | int = "last", warn: Callable = lambda line: None
+) -> tuple[TrainState, Progress, list[str]]:
+    """Read the newest sound checkpoint of a run (or a step's), and check that ``exp`` may go on.
 
-    Args:
-      exp: what is to go on.
-      workdir: the run's folder, with at least one checkpoint.
-      which: "last" or a step.
+    ``warn`` is told of damaged ones that were passed over.
+
+    Returns:
+      The state, the trainer's progress, and a line about each thing that changes from here on.
 
     Raises:
       UserError: other settings, another text, more steps than asked for, or damage everywhere.
     """
-    _, meta = checkpoint.read_meta(workdir, which)
-    saved = runs.understand(workdir, meta)
-    if differ := gptjax_config.differences(exp.config, saved.config, FREE):
+    _, meta = store.read_meta(workdir, which)
+    saved, _ = _understand(workdir, meta)
+    if differ := schema.differences(exp.config, saved.config, FREE):
         raise UserError(
             f"{workdir} holds a run with other settings: {'; '.join(differ)}: name another "
             "--workdir, or repeat its settings to continue it"
@@ -57,20 +90,30 @@ def take_up(exp: Experiment, workdir: Path, which: str | int = "last") -> Resume
             f"{workdir} holds a run on another text (sha256 {saved.data['sha256'][:8]} then, "
             f"{exp.corpus.sha256[:8]} now): name another --workdir"
         )
-    like = exp.abstract_state()
-    restored = checkpoint.restore(
-        workdir, which, {"params": like.params, "rest": like.replace(params=None)}
-    )
-    saved = runs.understand(workdir, restored.meta)  # of an earlier step, if the last is damaged
-    steps = exp.config.train.steps
-    if restored.step > steps:
+    like = exp.abstract_state
+    parts = {"params": like.params, "rest": like.replace(params=None)}
+    restored = store.restore(workdir, which, parts)
+    saved, progress = _understand(workdir, restored.meta)  # of an earlier step, if one is damaged
+    if restored.step > (steps := exp.config.train.steps):
         raise UserError(
             f"{workdir} is at step {restored.step}, past train.steps={steps}: ask for more steps, "
             "or name another --workdir"
         )
     state = restored.tree["rest"].replace(params=restored.tree["params"])
-    notes = changed_schedule(exp.config, saved.config, restored.step)
-    return Resumed(state, saved.memory, restored.notices, notes)
+    for notice in restored.notices:
+        warn(notice)
+    return state, progress, changed_schedule(exp.config, saved.config, restored.step)
+
+
+def _understand(workdir: Path, meta: dict[str, Any]) -> tuple[run.Saved, Progress]:
+    """What stands beside the arrays of a checkpoint, the trainer's progress included."""
+    saved = run.understand(workdir, meta)
+    if saved.data is None or "memory" not in meta:
+        raise UserError(
+            f"the model in {workdir} has no history of training to continue: name another --workdir"
+        )
+    with run.refusing_other_versions(workdir):
+        return saved, Progress.from_json(meta["memory"])
 
 
 def changed_schedule(ours: Config, theirs: Config, step: int) -> list[str]:

@@ -1,151 +1,158 @@
 """The first and the last page of a run: what it is about to do, and what came of it.
 
-In: an ``Experiment`` and a trained state. Out: the header on the terminal and run.json; the exact
-losses, the curve, the verdict and summary.json.
+In: an ``Experiment``, its state, the trainer's ``Progress``. Out: the header on the console and
+run.json; the exact losses, the curve, the verdict and summary.json.
 """
 
-from __future__ import annotations
-
+import functools
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from gptjax import evaluate
-from gptjax.checkpoints import run as runs
-from gptjax.config import parse as gptjax_config
+from gptjax.checkpoints import run
+from gptjax.config import schema
 from gptjax.errors import UserError
-from gptjax.evaluation import count_models as counts
-from gptjax.monitoring import metrics
-from gptjax.monitoring import plots as plot
-from gptjax.monitoring.console import duration
+from gptjax.monitoring import metrics, plots
+from gptjax.monitoring.console import Terminal, duration
 from gptjax.monitoring.param_table import model_rows
-from gptjax.runtime import devices as machine
-from gptjax.runtime import sharding
+from gptjax.runtime import devices
 from gptjax.training.experiment import Experiment
-from gptjax.training.trainer import Loop
+from gptjax.training.resume import FREE, Progress
 
 
-def count_bigram_nats(exp: Experiment) -> dict[str, float]:
-    """The line to beat: the add-one count bigram's loss on each split, nats per token."""
-    bigram = counts.count_bigram(exp.rows["train"].counted, exp.tokenizer.vocab_size)
-    return {split: bigram.nats(rows.counted) for split, rows in exp.rows.items()}
-
-
-def first_page(loop: Loop) -> None:
-    """Say what is about to happen, and record it in the folder."""
-    exp, config = loop.exp, loop.exp.config
-    facts = exp.corpus.facts() | {"vocabulary": exp.tokenizer.vocab_size}
-    splits = ", ".join(f"{name} {rows.n_predicted:,}" for name, rows in exp.rows.items())
+def first_page(
+    exp: Experiment, workdir: Path, terminal: Terminal, params: Any, step: int, notes: list[str]
+) -> None:
+    """Say what is about to happen from ``step`` on, and record it in the folder."""
+    config, facts = exp.config, exp.corpus.facts() | {"vocabulary": exp.tokenizer.vocab_size}
+    splits = ", ".join(f"{name} {split.n_predicted:,}" for name, split in exp.splits.items())
     items = facts.get("items_per_split")
     n_items = f", {sum(items.values()):,} items" if items else ""
-    train = config.train
     lines = {
-        "device": machine.device_line(),
+        "device": devices.device_line(),
         "corpus": f"{facts['name']} ({facts['source']})",
         "text": f"{facts['characters']:,} characters{n_items}, sha256 {facts['sha256'][:8]}",
         "tokens": f"{config.tokenizer.kind}, vocabulary {facts['vocabulary']:,}; {splits}",
-        "training": f"{train.steps:,} steps of {exp.tokens_per_step:,.0f} tokens",
-        "folder": str(loop.workdir),
-        "to beat": f"count bigram (add-one): val {loop.bigram_val:.4f} nats per token",
+        "training": f"{config.train.steps:,} steps of {exp.tokens_per_step:,.0f} tokens",
+        "folder": str(workdir),
+        "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
     }
     title = config.name + (f" ({config.why})" if config.why else "")
-    loop.terminal.header(title=title, lines=lines, model_rows=model_rows(loop.state.params))
-    for warning in (machine.check(machine.guess_platform()[0]), loop.board.note):
-        if warning:
-            loop.terminal.note(warning)
-    if loop.resumed is not None:
-        loop.terminal.note(f"continuing at step {loop.resumed:,}")
-    for note in loop.notes:
-        loop.terminal.note(note)
-    here = machine.facts()
-    record = {"config": gptjax_config.to_dict(config), "data": facts, "machine": here}
-    record["starts"] = [*runs.starts(loop.workdir), {"step": loop.step} | here]
-    metrics.write_json(loop.workdir / runs.RECORD, record)
+    terminal.header(title=title, lines=lines, model_rows=model_rows(params))
+    for note in filter(None, (devices.check(devices.guess_platform()[0]), *notes)):
+        terminal.note(note)
+    here = devices.facts()
+    record = {"config": schema.to_dict(config), "data": facts, "machine": here}
+    record["starts"] = [*run.starts(workdir), {"step": step} | here]
+    metrics.write_json(workdir / run.RECORD, record)
 
 
-def last_page(loop: Loop, bigram: dict[str, float], why_no_band: str = "") -> dict[str, Any]:
-    """Show what came of a run at its last step, and write it to summary.json.
+def measure(
+    exp: Experiment, workdir: Path, params: Any, progress: Progress, busy: Callable, warn: Callable
+) -> dict[str, Any]:
+    """The figures of summary.json: exact losses of the last and the best parameters, and speed.
 
-    Args:
-      loop: the run.
-      bigram: of ``count_bigram_nats``.
-      why_no_band: why the config's expected band does not apply, "" when it may.
-
-    Returns:
-      What summary.json holds. A run that was finished before is not measured again.
+    The run is at its last step, with ``params``, and its best checkpoint is complete. As
+    predictions are made, ``busy`` is told (label, done, total).
     """
-    exp, config, say = loop.exp, loop.exp.config, loop.terminal.note
-    summary = runs.summary(loop.workdir) if loop.resumed == loop.step else None
-    if not summary or summary["steps"] != loop.step:
-        summary = measure(loop, bigram)
-    band = None if why_no_band else config.expected.get(exp.corpus.name)
-    why = why_no_band or f"{config.name} has no band for {exp.corpus.name}"
-    summary["verdict"], ok = metrics.verdict(summary["final_val_nats"], band, why)
-    records = metrics.read(loop.workdir / runs.METRICS)
-    if text := metrics.last_sample(records):
-        say(f"sample, temperature {config.sample.temperature}:")
-        loop.terminal.sample(text)
-    say(
-        "exact loss over the whole split, nats per token: "
-        f"train {summary['final_train_nats']:.4f}, val {summary['final_val_nats']:.4f}; "
-        f"best val {summary['best_val_nats']:.4f}, of step {summary['best_step']:,}"
-    )
-    say(
-        f"trained {loop.step:,} steps in {duration(summary['train_seconds'])}, "
-        f"{summary['tokens_per_second']:,.0f} tokens/s; everything is in {loop.workdir}"
-    )
-    loop.terminal.verdict(summary["verdict"], ok)
-    loop.settle()
-    # Last, so that a full disk costs the files and not the figures above.
-    metrics.write_json(loop.workdir / runs.SUMMARY, summary)
-    no_picture = plot.loss_curves(
-        loop.workdir / runs.CURVE,
-        plot.curves_of(records),
-        {"count bigram": bigram["val"]},
-        f"{config.name} on {exp.corpus.name}",
-    )
-    if no_picture:
-        say(no_picture)
-    return summary
 
+    def exact_loss(params: Any, split: str) -> float:
+        told = functools.partial(busy, f"exact loss over {split}")
+        return exp.evaluator.exact_loss(params, exp.splits[split], told)
 
-def measure(loop: Loop, bigram: dict[str, float]) -> dict[str, Any]:
-    """The figures of summary.json: exact losses of the last and the best parameters, and speed."""
-    exp, best = loop.exp, loop.memory["best"]
-
-    def busy(label: str, done: int, total: int) -> None:
-        loop.terminal.busy(label, done, total)
-        loop.end_if_told_to()  # it takes minutes on a large text: the next start measures anew
-
-    final = {s: evaluate.exact_loss(exp, loop.state.params, s, busy) for s in ("train", "val")}
-    best_val = final["val"]
-    if best["step"] != loop.step:
-        loop.settle()
+    final = {split: exact_loss(params, split) for split in ("train", "val")}
+    steps, best_step, best_val = exp.config.train.steps, progress.best_step, final["val"]
+    if best_step != steps:
         try:
-            run = runs.open_run(loop.workdir, "best")
+            best = run.open_run(workdir, "best")
         except UserError as error:  # a night's run still has its last parameters
-            loop.terminal.warn(f"{error}; best_val_nats is that of the last step")
-            best = {"step": loop.step}
+            warn(f"{error}; best_val_nats is that of the last step")
+            best_step = steps
         else:
-            if run.step != best["step"]:
-                loop.terminal.warn(
-                    f"the best checkpoint, of step {best['step']}, is not there any more: "
-                    f"best_val_nats is that of step {run.step}"
+            if best.step != best_step:
+                warn(
+                    f"the best checkpoint, of step {best_step}, is not there any more: "
+                    f"best_val_nats is that of step {best.step}"
                 )
-            best = {"step": run.step}
-            params = jax.device_put(run.params, sharding.replicated(exp.mesh))
-            best_val = evaluate.exact_loss(exp, params, "val", busy)
+            best_step, best_val = best.step, exact_loss(exp.placement.put(best.params), "val")
     return {
         "final_train_nats": final["train"],
         "final_val_nats": final["val"],
         "best_val_nats": best_val,
-        "best_step": best["step"],
-        "steps": loop.step,
-        "train_seconds": loop.memory["train_seconds"],
-        "checkpoint_seconds": loop.memory["checkpoint_seconds"],
-        "tokens_per_second": loop.tokens_per_second(),
-        "params": sum(leaf.size for leaf in jax.tree.leaves(loop.state.params)),
-        "count_bigram_train_nats": bigram["train"],
-        "count_bigram_val_nats": bigram["val"],
+        "best_step": best_step,
+        "steps": steps,
+        "train_seconds": progress.train_seconds,
+        "checkpoint_seconds": progress.checkpoint_seconds,
+        "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
+        "params": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "count_bigram_train_nats": exp.bigram_nats["train"],
+        "count_bigram_val_nats": exp.bigram_nats["val"],
         "corpus": exp.corpus.name,
     }
+
+
+def last_page(
+    exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any], no_band: str = ""
+) -> None:
+    """Show what came of a run, and add the verdict to its figures; ``no_band``: see ``fit``."""
+    config, say = exp.config, terminal.note
+    band = None if no_band else config.expected.get(exp.corpus.name)
+    why = no_band or f"{config.name} has no band for {exp.corpus.name}"
+    figures["verdict"], ok = verdict(figures["final_val_nats"], band, why)
+    if text := metrics.last_sample(metrics.read(workdir / run.METRICS)):
+        say(f"sample, temperature {config.sample.temperature}:")
+        terminal.sample(text)
+    say(
+        "exact loss over the whole split, nats per token: "
+        f"train {figures['final_train_nats']:.4f}, val {figures['final_val_nats']:.4f}; "
+        f"best val {figures['best_val_nats']:.4f}, of step {figures['best_step']:,}"
+    )
+    say(
+        f"trained {figures['steps']:,} steps in {duration(figures['train_seconds'])}, "
+        f"{figures['tokens_per_second']:,.0f} tokens/s; everything is in {workdir}"
+    )
+    terminal.verdict(figures["verdict"], ok)
+
+
+def write_last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict) -> None:
+    """Write summary.json and loss.png; a full disk costs the files and not the figures shown."""
+    metrics.write_json(workdir / run.SUMMARY, figures)
+    curves = plots.curves_of(metrics.read(workdir / run.METRICS))
+    baseline = {"count bigram": figures["count_bigram_val_nats"]}
+    title = f"{exp.config.name} on {exp.corpus.name}"
+    if no_picture := plots.loss_curves(workdir / run.CURVE, curves, baseline, title):
+        terminal.note(no_picture)
+
+
+def verdict(val_nats: float, band: tuple | None, why_none: str = "") -> tuple[str, bool | None]:
+    """One line that says whether an exact loss is normal, and whether it is (None: nobody knows).
+
+    ``band``: (low, high) that the config expects, nats per token; ``why_none``: why there is none.
+    """
+    if band is None:
+        return f"val {val_nats:.2f}: nothing to compare with ({why_none or 'no band'})", None
+    low, high = band
+    if not math.isfinite(val_nats):
+        return f"val {val_nats}: the training diverged, lower optim.learning_rate", False
+    # Two decimals, unless the band has more or they put the loss on the other side of its edge.
+    same = (low <= round(val_nats, 2) <= high) == (low <= val_nats <= high)
+    digits = 2 if same and all(x == round(x, 2) for x in band) else 4
+    loss, expected = f"{val_nats:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f}"
+    if low <= val_nats <= high:
+        return f"val {loss}: as expected, {expected} nats per token", True
+    if val_nats < low:
+        return f"val {loss}: better than expected ({expected} nats per token)", True
+    hint = "if the curve still falls, raise train.steps, else try another optim.learning_rate"
+    return f"val {loss}: higher than expected ({expected} nats per token): {hint}", False
+
+
+def why_no_band(overridden: Iterable[str]) -> str:
+    """Why a file's expected band says nothing of a run with these fields changed, "" if it does."""
+    # A band is one of a corpus, so naming another is covered; so is another seed. How often a run
+    # evaluates changes what it shows and not what it learns.
+    free = {*FREE, "data.name", "seed", "train.eval_every", "train.eval_iters"} - {"train.steps"}
+    changed = [path for path in overridden if not {path, path.split(".")[0]} & free]
+    return f"settings differ from the file's ({', '.join(changed)})" if changed else ""

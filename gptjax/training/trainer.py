@@ -1,128 +1,274 @@
-"""The loop of training: chunks of steps, with evaluations, saves and signals between them.
+"""The trainer: chunks of steps, with evaluations, saves and signals between them.
 
-In: an ``Experiment``, a work folder, a terminal and a writer of checkpoints. Out: a run that may
-end at any instant and continue to the same bits, and the summary of a finished one.
+In: a config, a work folder, a terminal. Out: a run that may end at any instant and continue to the
+same bits, and the summary of a finished one.
 """
 
-from __future__ import annotations
-
-import math
+import contextlib
+import dataclasses
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from gptjax import evaluate, sample
-from gptjax.checkpoints import run as runs
-from gptjax.checkpoints import store as checkpoint
-from gptjax.checkpoints.store import Checkpoints
-from gptjax.config import parse as gptjax_config
+from gptjax.checkpoints import directory, run, store
+from gptjax.config.schema import Config, to_dict
 from gptjax.errors import UserError
-from gptjax.monitoring import metrics
+from gptjax.generation.generate import preview
+from gptjax.monitoring import metrics, tensorboard
 from gptjax.monitoring.console import Terminal
-from gptjax.runtime.preemption import Stop
-from gptjax.training import nonfinite, optimizer
-from gptjax.training import resume as resumption
-from gptjax.training.experiment import Experiment
-from gptjax.training.scan import StepMetrics
+from gptjax.runtime import preemption, run_lock
+from gptjax.training import experiment, nonfinite, resume, summary
+from gptjax.training.train_step import StepMetrics, estimate_loss
 
 LOG_EVERY = 10  # steps per line of metrics.jsonl
-CHUNK_SECONDS = 0.5  # how long a compiled loop runs before the run looks up
+CHUNK_SECONDS = 0.5  # how long a compiled loop runs before signals and saves are seen to
 
 
-class Loop:
-    """A run in motion: the state, and what has to survive beside it (``self.memory``)."""
+def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
+    """Train, evaluate, save and report one run, from wherever the folder has it.
 
-    def __init__(
-        self,
-        exp: Experiment,
-        workdir: Path,
-        terminal: Terminal,
-        checkpoints: Checkpoints,
-        bigram_val: float,
-        stop: Stop,
+    ``no_band`` says why ``config.expected`` does not apply. Returns the contents of summary.json.
+
+    Raises:
+      UserError: the settings do not fit the data, the folder holds another run, the loss is not
+        finite, or a checkpoint cannot be read or written.
+      preemption.Stopped: a signal came; all is saved.
+    """
+    exp = experiment.build(config)
+    exp.tokenizer.encode(config.sample.prompt)  # an unknown character speaks up before any folder
+    with (
+        preemption.watch() as stop,
+        run_lock.lock(workdir),
+        store.Checkpoints(workdir, config.checkpoint) as checkpoints,
+        contextlib.closing(Trainer(exp, workdir, terminal, checkpoints, stop)) as trainer,
     ):
-        """Take the run up where the folder has it, or begin."""
-        self.exp, self.workdir, self.terminal = exp, workdir, terminal
-        self.checkpoints, self.bigram_val, self.stop = checkpoints, bigram_val, stop
-        self.key = exp.dropout_key
-        # Losses since the last line of metrics.jsonl, so that a continued run writes the same.
-        self.memory = {"evaluated": -1, "best": None, "pending": []}
-        # Seconds of all chunks; then steps and seconds of those that did not compile.
-        self.memory |= {"train_seconds": 0.0, "timed": [0, 0.0]}
-        # Seconds for which the steps waited on checkpoints; lines of metrics.jsonl (None: unknown).
-        self.memory |= {"checkpoint_seconds": 0.0, "lines": None}
-        self.resumed, self.notes = None, []
-        if checkpoint.available(workdir):
-            continued = resumption.take_up(exp, workdir)
-            for warning in continued.warnings:
-                terminal.warn(warning)
-            self.state, self.notes = continued.state, continued.notes
-            self.memory |= continued.memory
-            self.resumed = checkpoints.safe = int(self.state.step)
-        elif (workdir / runs.SUMMARY).exists():
+        params, notes = trainer.state.params, trainer.notes
+        summary.first_page(exp, workdir, terminal, params, trainer.step, notes)
+        trainer.run()
+        figures = trainer.figures()
+        summary.last_page(exp, workdir, terminal, figures, no_band)
+        trainer.wait_for_checkpoint()
+        summary.write_last_page(exp, workdir, terminal, figures)
+        return figures
+
+
+@dataclasses.dataclass(eq=False)
+class Trainer:
+    """A run in motion: the state, and the progress that has to survive beside it."""
+
+    exp: experiment.Experiment
+    workdir: Path
+    terminal: Terminal
+    checkpoints: store.Checkpoints
+    stop: preemption.Stop
+
+    def __post_init__(self):
+        """Continue the run that the folder has, or begin; a UserError if it has another one."""
+        self.resumed: int | None = None  # the step it continued from
+        if directory.available(self.workdir):
+            found = resume.restore(self.exp, self.workdir, warn=self.terminal.warn)
+            self.state, self.progress, changes = found
+            self.resumed = self.checkpoints.safe = int(self.state.step)
+            notes = [f"continuing at step {self.resumed:,}", *changes]
+        elif (self.workdir / run.SUMMARY).exists():
             raise UserError(
-                f"{workdir} holds the results of a run, {runs.SUMMARY}, and none of its "
+                f"{self.workdir} holds the results of a run, {run.SUMMARY}, and none of its "
                 "checkpoints: name another --workdir, or move that file away to begin anew"
             )
         else:
-            self.state = exp.init_state()
+            self.state, self.progress, notes = self.exp.init_state(), resume.Progress(), []
         self.step, self.skipped = int(self.state.step), int(self.state.skipped)
-        # All rates at once: one at a time, off the compiled path, would cost a millisecond each.
-        schedule = optimizer.schedule(exp.config.optim, exp.config.train.steps)
-        self.rates = np.asarray(jax.vmap(schedule)(np.arange(max(1, exp.config.train.steps))))
-        path = workdir / runs.METRICS
-        self.lines = metrics.JsonLines(path, self.resumed, self.memory["lines"])
-        if self.lines.n_lines < (self.memory["lines"] or 0):
-            self.notes.append(
-                f"{path} has {self.lines.n_lines} of the {self.memory['lines']} lines that were "
-                f"there at step {self.resumed}: the others are lost"
+        path, before = self.workdir / run.METRICS, self.progress.lines
+        self.lines = metrics.JsonLines(path, self.resumed, before)
+        if self.lines.n_lines < (before or 0):
+            notes.append(
+                f"{path} has {self.lines.n_lines} of the {before} lines that were there at step "
+                f"{self.resumed}: the others are lost"
             )
-        self.full_disk = False  # whether the last line found no room
-        self.board = metrics.TensorBoard(workdir / "tensorboard", self.resumed)
+        self.board = tensorboard.TensorBoard(self.workdir / "tensorboard", self.resumed)
+        self.notes = [self.board.note, *notes]
         self.saved, self.saved_at = self.resumed, time.monotonic()
-        self.compiled = False
+        self.disk_is_full = False  # whether the last line found no room
 
     def run(self) -> None:
-        """Step, evaluate and save until the last step or a signal.
-
-        Raises:
-          signals.Stopped: a signal came; all is saved.
-        """
-        steps_total, planned = self.exp.config.train.steps, 1
-        drawn = self._draw(self.step, planned)
+        """Step, evaluate and save until the last step; ``preemption.Stopped`` after a signal."""
+        steps, chunk_length = self.exp.config.train.steps, 1
+        n, inputs = self._next_chunk(self.step, chunk_length)
         while True:
-            self.end_if_told_to()
+            self.stop_if_told_to()
             self._evaluate_if_due()
-            if self.step >= steps_total:
+            if self.step >= steps:
                 return
-            self.end_if_told_to()
-            n, placed = drawn
-            began = time.monotonic()
-            state, seen = self.exp.train_chunk(self.state, placed, n, self.key)
+            self.stop_if_told_to()
+            began, rates = time.monotonic(), inputs[1]
+            state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
             # The device works on this chunk; meanwhile the host gathers the next.
-            drawn = self._draw(self.step + n, planned)
+            following = self._next_chunk(self.step + n, chunk_length)
             self.state, seen = state, jax.device_get(seen)
             seconds = time.monotonic() - began
-            self._log(n, seen, seconds)
-            planned = max(1, min(4 * n, int(n * CHUNK_SECONDS / max(seconds, 1e-9))))
-            self.checkpoints.look()  # a full disk is told now, not hours later
-            self._pass_on_notices()
+            self._take_in(n, seen, np.asarray(rates), seconds)
+            chunk_length = max(1, min(4 * n, int(n * CHUNK_SECONDS / max(seconds, 1e-9))))
+            n, inputs = following
+            self.wait_for_checkpoint(only_look=True)  # a full disk is told now, not hours later
 
-    def end_if_told_to(self) -> None:
-        """After a signal: save, and end the run here.
+    def _next_chunk(self, step: int, most: int) -> tuple[int, Any]:
+        """The next chunk: its length, up to the next event, and its batches and rates."""
+        train, save_every = self.exp.config.train, self.exp.config.checkpoint.every_steps
+        ends = [train.steps, step + min(most, train.chunk_steps)]
+        ends += [step - step % every + every for every in (train.eval_every, save_every) if every]
+        n = min(ends) - step
+        return (n, self.exp.chunk_inputs(step, n)) if n > 0 else (0, None)
 
-        Raises:
-          signals.Stopped: all is saved.
-          UserError: it could not be saved.
-        """
+    def _take_in(self, n: int, seen: StepMetrics, rates: np.ndarray, seconds: float) -> None:
+        """Count, write and show what ``n`` steps saw; stop on a loss that is not finite."""
+        done, compiles = int(self.state.step) - self.step, self.step == (self.resumed or 0)
+        progress, steps = self.progress, self.exp.config.train.steps
+        for i in range(done):
+            self.step += 1
+            if seen.finite[i]:
+                progress.pending.append([float(seen.loss_nats[i]), float(seen.grad_norm[i])])
+            else:
+                self._note_skipped(float(seen.loss_nats[i]))
+            if self.step % LOG_EVERY == 0 and progress.pending:
+                self._write_means(float(rates[i]))
+        progress.train_seconds += seconds
+        if not compiles:  # the first chunk of a start does
+            progress.timed_steps += done
+            progress.timed_seconds += seconds
+        if done < n:
+            self._end_on_nonfinite(float(seen.loss_nats[done]))
+        if per_second := progress.steps_per_second:
+            shown = [loss for loss in seen.loss_nats[:n] if np.isfinite(loss)]
+            self.terminal.progress(
+                step=self.step,
+                steps=steps,
+                loss_nats=float(np.mean(shown)) if shown else np.nan,
+                tokens_per_second=self.exp.tokens_per_step * per_second,
+                seconds_left=(steps - self.step) / per_second,
+            )
+
+    def _write_means(self, rate: float) -> None:
+        loss, norm = np.mean(self.progress.pending, axis=0)
+        line = {"step": self.step, "loss_nats": loss, "grad_norm": norm}
+        self.write(line | {"learning_rate": rate, "skipped": self.skipped})
+        self.board.scalars(self.step, {"train/loss_nats": loss, "train/learning_rate": rate})
+        self.progress.pending.clear()
+
+    def _note_skipped(self, loss_nats: float) -> None:
+        """Record a step that was passed over; ``self.step`` already counts it."""
+        self.skipped += 1
+        bad, what = self.step - 1, "passed over"
+        self.write({"step": self.step, "bad_step": bad, "bad_loss": str(loss_nats), "what": what})
+        self.terminal.warn(
+            f"step {bad}: the loss ({loss_nats} nats) or a gradient is not finite: {what}; "
+            f"--replay_step={bad} shows it"
+        )
+
+    def _end_on_nonfinite(self, loss_nats: float) -> NoReturn:
+        """Name the step, the first bad parameter and what is safe, and end the run."""
+        what, state_is_good = nonfinite.judge(self.exp, self.state, loss_nats)
+        if state_is_good:
+            self.save()
+        line = {"step": self.step + 1, "bad_step": self.step, "bad_loss": str(loss_nats)}
+        self.write(line | {"what": f"stopped: {what}"})
+        limit = self.exp.config.train.skip_nonfinite + 10
+        raise UserError(
+            f"step {self.step}: loss {loss_nats} nats, {what}; the last good checkpoint is "
+            f"of step {self.last_safe()}: look with --replay_step={self.step}, pass over up to "
+            f"{limit} such steps with --config.train.skip_nonfinite={limit}, or lower "
+            "optim.learning_rate in another --workdir"
+        )
+
+    def _evaluate_if_due(self) -> None:
+        """At step 0, every ``eval_every`` steps and at the end: estimate, sample, save."""
+        step, train, save = self.step, self.exp.config.train, self.exp.config.checkpoint
+        due = step == train.steps or (train.eval_every and step % train.eval_every == 0)
+        if due and self.progress.evaluated != step:
+            self._evaluate()
+        elif self.saved != step:
+            late = save.every_minutes and time.monotonic() - self.saved_at > 60 * save.every_minutes
+            if late or (save.every_steps and step % save.every_steps == 0):
+                self.save()
+
+    def _evaluate(self) -> None:
+        exp, progress, params = self.exp, self.progress, self.state.params
+        config, iters = exp.config, exp.config.train.eval_iters
+        nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed)
+        progress.evaluated = self.step
+        is_best = progress.best_step is None or nats["val"] < progress.best_val_nats
+        if is_best:
+            progress.best_step, progress.best_val_nats = self.step, nats["val"]
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
+        text = preview(exp.model, params, exp.tokenizer, config.sample, exp.corpus.is_items, key)
+        line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
+        self.write(line | {"sample": text})
+        self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})
+        self.board.text(self.step, "sample", text)
+        self.terminal.evaluation(**line, best=is_best, bigram_nats=exp.bigram_nats["val"])
+        if text and self.step < config.train.steps:
+            self.terminal.sample(text)
+        self.save(best=is_best)
+
+    def figures(self) -> dict[str, Any]:
+        """What summary.json is to hold. A run that was finished before is not measured again."""
+        known = run.summary(self.workdir) if self.resumed == self.step else None
+        if known and known["steps"] == self.step:
+            return known | {"count_bigram_val_nats": self.exp.bigram_nats["val"]}
+        if self.progress.best_step != self.step:  # it is to be opened
+            self.wait_for_checkpoint()
+
+        def busy(label: str, done: int, total: int) -> None:
+            self.terminal.busy(label, done, total)
+            self.stop_if_told_to()  # it takes minutes on a large text: the next start measures anew
+
+        params, warn = self.state.params, self.terminal.warn
+        return summary.measure(self.exp, self.workdir, params, self.progress, busy, warn)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl; on a full disk do as ``checkpoint.on_full_disk`` says."""
+        try:
+            self.lines.write(record)
+            self.disk_is_full = False
+        except OSError as error:
+            line = (
+                f"step {self.step}: {self.workdir / run.METRICS} cannot be written "
+                f"({error.strerror}); the last checkpoint is of step {self.last_safe()}: make room"
+            )
+            if self.exp.config.checkpoint.on_full_disk == "stop":
+                way_out = "start again, or set checkpoint.on_full_disk=continue"
+                raise UserError(f"{line} and {way_out}") from error
+            if not self.disk_is_full:  # said once, not at every line
+                self.terminal.warn(line)
+            self.disk_is_full = True
+
+    def save(self, best: bool = False) -> None:
+        """Have the state written; a UserError if it is not finite, or the save before failed."""
+        began, exp, state = time.monotonic(), self.exp, self.state
+        if name := nonfinite.first_nonfinite(state.params):
+            raise UserError(
+                f"step {self.step}: parameter {name} is not finite, so it is not saved; the last "
+                f"good checkpoint is of step {self.last_safe()}: lower optim.learning_rate or "
+                "optim.clip_norm, in another --workdir"
+            )
+        self.progress.lines = self.lines.n_lines
+        meta = {"config": to_dict(exp.config), "tokenizer": exp.tokenizer.to_json()}
+        meta |= {"data": exp.corpus.facts(), "memory": self.progress.to_json()}
+        parts = {"params": state.params, "rest": state.replace(params=None)}
+        self.wait_for_checkpoint()
+        self.checkpoints.save(self.step, parts, meta, best=best)
+        self.saved, self.saved_at = self.step, time.monotonic()
+        self.progress.checkpoint_seconds += self.saved_at - began
+
+    def stop_if_told_to(self) -> None:
+        """After a signal save, and raise ``preemption.Stopped``; a UserError if it cannot be."""
         if not self.stop.signal:
             return
         if self.saved != self.step:
             self.save()
-        self.settle()
+        self.wait_for_checkpoint()
         if self.checkpoints.safe != self.step:
             raise UserError(
                 f"{self.stop.signal} at step {self.step}: it could not be saved, the last "
@@ -130,134 +276,11 @@ class Loop:
             )
         self.stop.check(self.step)
 
-    def settle(self) -> None:
+    def wait_for_checkpoint(self, only_look: bool = False) -> None:
         """Wait for the checkpoint being written, and pass on what became of it."""
-        self.checkpoints.wait()
-        self._pass_on_notices()
-
-    def _draw(self, step: int, planned: int):
-        """The next chunk: its length, up to the next event, and its batches."""
-        train, save_every = self.exp.config.train, self.exp.config.checkpoint.every_steps
-        ends = [train.steps, step + min(planned, train.chunk_steps)]
-        ends += [step - step % every + every for every in (train.eval_every, save_every) if every]
-        n = min(ends) - step
-        return (n, self.exp.train_batches(step, n, train.chunk_steps)) if n > 0 else (0, None)
-
-    def _log(self, n: int, seen: StepMetrics, seconds: float) -> None:
-        """Take in what ``n`` steps saw: count, write, show; stop on a loss that is not finite."""
-        done = int(self.state.step) - self.step
-        pending = self.memory["pending"]
-        for i in range(done):
-            self.step += 1
-            if seen.finite[i]:
-                pending.append([float(seen.loss_nats[i]), float(seen.grad_norm[i])])
-            else:
-                self.skipped += 1
-                nonfinite.record(self, float(seen.loss_nats[i]))
-            if self.step % LOG_EVERY == 0 and pending:
-                loss, norm = np.mean(pending, axis=0)
-                rate = float(self.rates[self.step - 1])
-                line = {"step": self.step, "loss_nats": loss, "grad_norm": norm}
-                self.write(line | {"learning_rate": rate, "skipped": self.skipped})
-                self.board.scalars(
-                    self.step, {"train/loss_nats": loss, "train/learning_rate": rate}
-                )
-                pending.clear()
-        self.memory["train_seconds"] += seconds
-        timed = self.memory["timed"]
-        if self.compiled:
-            timed[:] = timed[0] + done, timed[1] + seconds
-        self.compiled = True
-        if done < n:
-            nonfinite.end_run(self, float(seen.loss_nats[done]))
-        shown = [float(x) for x in seen.loss_nats[:n] if math.isfinite(x)]
-        if not timed[0]:
-            return
-        self.terminal.progress(
-            step=self.step,
-            steps=self.exp.config.train.steps,
-            loss_nats=float(np.mean(shown)) if shown else math.nan,
-            tokens_per_second=self.tokens_per_second(),
-            seconds_left=timed[1] / timed[0] * (self.exp.config.train.steps - self.step),
-        )
-
-    def _evaluate_if_due(self) -> None:
-        """At step 0, every ``eval_every`` steps and at the end: estimate, sample, save."""
-        train = self.exp.config.train
-        due = self.step == train.steps or (train.eval_every and self.step % train.eval_every == 0)
-        save_every = self.exp.config.checkpoint.every_steps
-        if due and self.memory["evaluated"] != self.step:
-            self._evaluate()
-        elif self.saved != self.step and (
-            (save_every and self.step % save_every == 0) or self._minutes_passed()
-        ):
-            self.save()
-
-    def _evaluate(self) -> None:
-        params, config = self.state.params, self.exp.config
-        nats = {s: evaluate.estimate_loss(self.exp, params, s) for s in ("train", "val")}
-        best, self.memory["evaluated"] = self.memory["best"], self.step
-        is_best = best is None or nats["val"] < best["val_nats"]
-        if is_best:
-            self.memory["best"] = {"step": self.step, "val_nats": nats["val"]}
-        text = sample.preview(self.exp, params, self.step)
-        line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
-        self.write(line | {"sample": text})
-        self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})
-        self.board.text(self.step, "sample", text)
-        self.terminal.evaluation(
-            step=self.step,
-            train_nats=nats["train"],
-            val_nats=nats["val"],
-            best=is_best,
-            bigram_nats=self.bigram_val,
-        )
-        if text and self.step < config.train.steps:
-            self.terminal.sample(text)
-        self.save(best=is_best)
-
-    def write(self, record: Mapping[str, float | int | str]) -> None:
-        """Add a line to metrics.jsonl; on a full disk do as ``checkpoint.on_full_disk`` says."""
-        try:
-            self.lines.write(record)
-        except OSError as error:
-            line = (
-                f"step {self.step}: {self.workdir / runs.METRICS} cannot be written "
-                f"({error.strerror}); the last checkpoint is of step {self.last_safe()}: make room"
-            )
-            if self.exp.config.checkpoint.on_full_disk == "stop":
-                way_out = "start again, or set checkpoint.on_full_disk=continue"
-                raise UserError(f"{line} and {way_out}") from error
-            if not self.full_disk:  # said once, not at every line
-                self.terminal.warn(line)
-            self.full_disk = True
-        else:
-            self.full_disk = False
-
-    def save(self, best: bool = False) -> None:
-        began, exp = time.monotonic(), self.exp
-        nonfinite.refuse_to_save(self)
-        self.memory["lines"] = self.lines.n_lines
-        meta = {
-            "config": gptjax_config.to_dict(exp.config),
-            "tokenizer": exp.tokenizer.to_json(),
-            "data": exp.corpus.facts(),
-            "memory": self.memory,
-        }
-        parts = {"params": self.state.params, "rest": self.state.replace(params=None)}
-        self.checkpoints.save(self.step, parts, meta, best=best)
-        self._pass_on_notices()
-        self.saved, self.saved_at = self.step, time.monotonic()
-        self.memory["checkpoint_seconds"] += self.saved_at - began
-
-    def _pass_on_notices(self) -> None:
-        for notice in self.checkpoints.notices:
-            self.terminal.warn(notice)
-        self.checkpoints.notices.clear()
-
-    def _minutes_passed(self) -> bool:
-        minutes = self.exp.config.checkpoint.every_minutes
-        return bool(minutes) and time.monotonic() - self.saved_at > 60 * minutes
+        (self.checkpoints.look if only_look else self.checkpoints.wait)()
+        while self.checkpoints.notices:
+            self.terminal.warn(self.checkpoints.notices.pop(0))
 
     def last_safe(self) -> int | None:
         """The step of the last checkpoint; one still being written counts once it is complete."""
@@ -266,11 +289,6 @@ class Loop:
         except UserError as failed:  # the one before it is the last
             self.terminal.warn(str(failed))
         return self.checkpoints.safe
-
-    def tokens_per_second(self) -> float:
-        """The speed of training without compiling; 0 before it is known."""
-        steps_done, seconds = self.memory["timed"]
-        return steps_done * self.exp.tokens_per_step / seconds if seconds else 0.0
 
     def close(self) -> None:
         """Close the files; what was written stays."""

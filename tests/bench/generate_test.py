@@ -1,23 +1,21 @@
-"""The bench: turns are interleaved, medians and ratios are right, and the verb prints them."""
+"""The bench: turns are interleaved, medians and ratios are right, the command prints them."""
 
-import importlib.util
 import json
 
 import pytest
 
 from gptjax.bench import __main__ as bench
-from gptjax.bench import peers as bench_torch
+from gptjax.bench import generate
 from gptjax.cli import main as cli
-from gptjax.errors import UserError
+from gptjax.generation import decode
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-TINY = bench.Work(8, 12, 3, 2, batch_size=2, tokens=11, windows=("exact", "refill"))
-HAS_TORCH = importlib.util.find_spec("torch") is not None
+TINY = generate.Work(8, 12, 3, 2, batch_size=2, tokens=11, windows=("exact", "refill"))
 
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch):
-    monkeypatch.setattr(bench, "REST_SECONDS", 0)
+    monkeypatch.setattr(generate, "REST_SECONDS", 0)
 
 
 def test_turns_are_interleaved_and_the_first_does_not_count():
@@ -26,16 +24,16 @@ def test_turns_are_interleaved_and_the_first_does_not_count():
     def contender(name):
         return lambda: (turns.append(name), float(next(clock)))[1]
 
-    seconds = bench.interleave({"a": contender("a"), "b": contender("b")}, repeats=3)
+    seconds = generate.interleave({"a": contender("a"), "b": contender("b")}, repeats=3)
     assert "".join(turns) == "abababab"
     assert seconds == {"a": [2, 4, 6], "b": [3, 5, 7]}
 
 
 def test_speeds_and_ratios_are_medians(monkeypatch):
     taken = {"exact": [1.0, 2.0, 4.0], "refill": [0.5, 1.0, 1.0], "peer": [3.0, 8.0, 20.0]}
-    monkeypatch.setattr(bench, "Ours", lambda work: None)
-    monkeypatch.setattr(bench, "interleave", lambda calls, repeats: taken)
-    exact, refill, peer = bench.measure(TINY, 3)
+    monkeypatch.setattr(generate.Ours, "__init__", lambda self, work: None)
+    monkeypatch.setattr(generate, "interleave", lambda calls, repeats: taken)
+    exact, refill, peer = generate.measure(TINY, 3)
     assert (exact["tokens_per_second"], exact["slowest"], exact["fastest"]) == (11, 5.5, 22)
     assert refill["tokens_per_second"] == 22 and not refill["times_as_fast"]
     assert peer["times_as_fast"] == {"exact": 4, "refill": 8}  # of 3, 4, 5 and of 6, 8, 20
@@ -43,22 +41,22 @@ def test_speeds_and_ratios_are_medians(monkeypatch):
 
 def test_the_work_is_done_as_said(monkeypatch):
     ends = []
-    real = bench.decoding.advance
+    real = decode.advance
 
     def advance(*args):
         ends.append(real(*args))
         return ends[-1]
 
-    monkeypatch.setattr(bench.decoding, "advance", advance)
-    ours = bench.Ours(TINY)
+    monkeypatch.setattr(decode, "advance", advance)
+    ours = generate.Ours(TINY)
     assert ours.write(2, 11, "refill") > 0 and ours.write_around(5, 4) > 0
     assert ends[0].length_B.tolist() == [12, 12]
     assert ends[1].length_B.tolist() == [7]  # 3 were there, 4 came: the fifth amid them
 
 
-def test_the_verb_prints_a_table_or_json(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "WORKS", (TINY,))
-    monkeypatch.setattr(bench, "cost_by_position", lambda work, repeats: {"ratio": 1.25})
+def test_the_command_prints_a_table_or_json(monkeypatch, capsys):
+    monkeypatch.setattr(generate, "WORKS", (TINY,))
+    monkeypatch.setattr(generate, "cost_by_position", lambda work, repeats: {"ratio": 1.25})
 
     def call(*argv):
         code = cli.call(bench.main, ["bench", *argv], flags=bench.FLAGS, words="what")
@@ -80,22 +78,9 @@ def test_the_verb_prints_a_table_or_json(monkeypatch, capsys):
 
 def test_the_cost_by_position_is_per_token(monkeypatch):
     seconds = {10: [0.1, 0.2, 0.4], 250: [0.3, 0.4, 0.2]}
-    monkeypatch.setattr(bench.Ours, "write_around", lambda self, at, n: seconds[at].pop())
-    monkeypatch.setattr(bench.Ours, "__init__", lambda self, work: None)
-    found = bench.cost_by_position(TINY, repeats=2, tokens=10)
+    monkeypatch.setattr(generate.Ours, "write_around", lambda self, at, n: seconds[at].pop())
+    monkeypatch.setattr(generate.Ours, "__init__", lambda self, work: None)
+    found = generate.cost_by_position(TINY, repeats=2, tokens=10)
     assert found["ms_per_token_at_10"] == pytest.approx(15)  # 0.1 and 0.2 s; 0.4 was the warm-up
     assert found["ms_per_token_at_250"] == pytest.approx(35)
     assert found["ratio"] == pytest.approx((2 + 3) / 2)
-
-
-@pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
-def test_peers_without_pytorch_are_a_line_that_says_what_to_install():
-    with pytest.raises(UserError, match="pip install torch"):
-        bench_torch.require()
-
-
-@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
-def test_peers_write_as_many_tokens_as_asked():
-    found = bench_torch.peers(13, 8, 12, 3, 2, batch_size=2, tokens=7)
-    assert all(call() > 0 for call in found.values()) and "torch" in bench_torch.versions()
-    assert len(bench_torch.peers(13, 8, 12, 3, 2, batch_size=2, tokens=8)) == 1

@@ -1,4 +1,4 @@
-"""integrity.py: whatever happens to a checkpoint's files, it is noticed or makes no difference."""
+"""Whatever happens to a checkpoint's files, it is noticed or makes no difference."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptjax.checkpoints import manifest as integrity
-from gptjax.checkpoints import store as checkpoint
+from gptjax.checkpoints import manifest, store
+from gptjax.config.schema import CheckpointConfig
 from gptjax.errors import UserError
 
 TREE = {"a": {"kernel": np.arange(77, dtype=np.float32)}, "b": np.float16([[1, -0.0, 3]])}
@@ -28,7 +28,7 @@ META = {"config": {"name": "a run"}, "tokenizer": {"chars": "\n abcé"}, "val_na
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sound")
-    with checkpoint.Checkpoints(workdir, checkpoint.CheckpointConfig()) as checkpoints:
+    with store.Checkpoints(workdir, CheckpointConfig()) as checkpoints:
         checkpoints.save(6, STATE, META)
     return workdir
 
@@ -45,7 +45,7 @@ def files_in(folder):
 def noticed(workdir, folder) -> bool:
     """Whether a restore is refused in one line; what it lets through must equal what was saved."""
     try:
-        restored = checkpoint.restore(workdir, "last", ABSTRACT)
+        restored = store.restore(workdir, "last", ABSTRACT)
     except UserError as error:
         assert "damaged" in str(error) and "\n" not in str(error)
         return True
@@ -89,7 +89,7 @@ def test_missing_files_and_folders_are_noticed_and_named(folder, tmp_path):
         sound = path.read_bytes()
         path.unlink()
         with pytest.raises(UserError, match=path.relative_to(folder).as_posix()):
-            checkpoint.restore(tmp_path, "last", ABSTRACT)
+            store.restore(tmp_path, "last", ABSTRACT)
         path.write_bytes(sound)
     for part in ("params", "rest"):
         (folder / part).rename(folder / "elsewhere")
@@ -99,16 +99,16 @@ def test_missing_files_and_folders_are_noticed_and_named(folder, tmp_path):
 
 
 def test_files_of_two_checkpoints_cannot_be_mixed(folder, tmp_path):
-    with checkpoint.Checkpoints(tmp_path, checkpoint.CheckpointConfig()) as checkpoints:
+    with store.Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(7, jax.tree.map(lambda x: x + 1, STATE), META)
     other = tmp_path / "checkpoints" / "step_7"
     shutil.rmtree(folder / "rest")
     shutil.copytree(other / "rest", folder / "rest")
     with pytest.raises(UserError, match="step 6 is damaged"):
-        checkpoint.restore(tmp_path, 6, ABSTRACT)
+        store.restore(tmp_path, 6, ABSTRACT)
     other.rename(other.with_name("step_8"))
     with pytest.raises(UserError, match="step 8 is damaged .*is of step 7"):
-        checkpoint.restore(tmp_path, 8, ABSTRACT)
+        store.restore(tmp_path, 8, ABSTRACT)
 
 
 def rewrite(folder, change):
@@ -127,12 +127,12 @@ def test_names_that_lead_out_of_the_folder_are_refused(folder, tmp_path):
     for name in ("params/../../../secret", "params/link", "params/a\0b"):
         rewrite(folder, lambda m: m.update(files={name: [6, digest]}))  # noqa: B023
         with pytest.raises(UserError, match="leads out of the folder|lists no files"):
-            checkpoint.restore(tmp_path, "last", ABSTRACT)
+            store.restore(tmp_path, "last", ABSTRACT)
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "params" / "pipe")
         rewrite(folder, lambda m: m.update(files={"params/pipe": [6, digest]}))
         with pytest.raises(UserError, match="params/pipe is missing"):  # and nobody waits for it
-            checkpoint.restore(tmp_path, "last", ABSTRACT)
+            store.restore(tmp_path, "last", ABSTRACT)
 
 
 JSON = st.recursive(
@@ -144,18 +144,18 @@ KEYS = st.sampled_from(["format", "step", "meta", "arrays", "files"])
 
 
 def test_arrays_that_orbax_reads_otherwise_than_saved_are_named(folder, tmp_path):
-    with checkpoint.Checkpoints(tmp_path, checkpoint.CheckpointConfig()) as checkpoints:
+    with store.Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(7, jax.tree.map(lambda x: x + (x.shape == (77,)), STATE), META)
     other = folder.with_name("step_7")
     shutil.rmtree(folder / "rest")
     shutil.copytree(other / "rest", folder / "rest")
     # Every file is as the manifest says, but the arrays' own checksums are the old ones.
-    files = integrity.read(folder)["files"] | integrity.read(other)["files"]
+    files = manifest.read(folder)["files"] | manifest.read(other)["files"]
     there = {name: entry for name, entry in files.items() if (folder / name).exists()}
-    there |= {k: v for k, v in integrity.read(folder)["files"].items() if k.startswith("params/")}
+    there |= {k: v for k, v in manifest.read(folder)["files"].items() if k.startswith("params/")}
     rewrite(folder, lambda m: m.update(files=there))
     with pytest.raises(UserError, match="rest/mu/a/kernel has other values than were saved"):
-        checkpoint.restore(tmp_path, 6, ABSTRACT)
+        store.restore(tmp_path, 6, ABSTRACT)
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +171,15 @@ def test_well_sealed_nonsense_ends_in_one_line_and_never_in_other_arrays(
     name = "checkpoints/step_6/manifest.json"
     shutil.copy(sound / name, target / name)
 
-    def change(manifest):
-        if inside and isinstance(manifest[key], dict):
-            manifest[key][next(iter(manifest[key]))] = value
+    def change(inner):
+        if inside and isinstance(inner[key], dict):
+            inner[key][next(iter(inner[key]))] = value
         else:
-            manifest[key] = value
+            inner[key] = value
 
     rewrite(target / "checkpoints" / "step_6", change)
     try:
-        restored = checkpoint.restore(target, "last", ABSTRACT)
+        restored = store.restore(target, "last", ABSTRACT)
     except UserError as error:
         assert "\n" not in str(error)
     else:
@@ -198,14 +198,14 @@ def test_what_is_no_manifest_is_refused(folder, tmp_path, text):
 
 
 def test_a_manifest_may_not_fill_the_memory(folder, monkeypatch):
-    monkeypatch.setattr(integrity, "MANIFEST_LIMIT", 100)
-    with pytest.raises(integrity.Damaged, match="more than the allowed 100"):
-        integrity.read(folder)
+    monkeypatch.setattr(manifest, "MANIFEST_LIMIT", 100)
+    with pytest.raises(manifest.Damaged, match="more than the allowed 100"):
+        manifest.read(folder)
     with pytest.raises(UserError, match="bytes, the limit is 100"):
-        integrity.seal(folder, {})
+        manifest.seal(folder, {})
 
 
 def test_a_later_format_is_not_called_damage(folder, tmp_path):
     rewrite(folder, lambda m: m.update(format=2))
     with pytest.raises(UserError, match="format 2, this gptjax reads 1"):
-        checkpoint.restore(tmp_path, "last", ABSTRACT)
+        store.restore(tmp_path, "last", ABSTRACT)

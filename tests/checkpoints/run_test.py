@@ -1,5 +1,6 @@
 """A run's folder is opened from its checkpoint alone, and used from Python in three lines."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,8 +8,12 @@ import pytest
 import tiny_runs
 
 import gptjax
-from gptjax.checkpoints import run as runs
+from gptjax import evaluate
+from gptjax.checkpoints import store
+from gptjax.checkpoints.run import open_for_command, open_run, understand, which
+from gptjax.config.schema import CheckpointConfig, Config, to_dict
 from gptjax.errors import UserError
+from gptjax.runtime.atomic_files import parse_json
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -29,7 +34,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(workdir):
-    return runs.open_run(workdir, "last")
+    return open_run(workdir, "last")
 
 
 def test_three_lines_of_python_open_a_run_and_write_a_text(workdir):
@@ -46,13 +51,13 @@ def test_a_run_brings_all_it_was_trained_with(run):
 
 
 def test_a_checkpoint_is_chosen_by_name_or_step(workdir, run):
-    assert runs.open_run(workdir, 4).step == runs.open_run(workdir, "last").step == 4
+    assert open_run(workdir, 4).step == open_run(workdir, "last").step == 4
     first = gptjax.load(workdir, 4).params["lm_head"]["kernel"]
     np.testing.assert_array_equal(first, run.params["lm_head"]["kernel"])
-    assert [runs.which(text) for text in ("best", "last", "25")] == ["best", "last", 25]
+    assert [which(text) for text in ("best", "last", "25")] == ["best", "last", 25]
     for wrong in ("", "newest", "-3", "2.5"):
         with pytest.raises(UserError, match="best, last or a step"):
-            runs.which(wrong)
+            which(wrong)
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path, workdir):
@@ -109,3 +114,98 @@ def test_a_wrong_setting_is_one_line_that_names_it(settings, named, run):
     with pytest.raises(UserError, match=named) as error:
         run.generate(**settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def bare(run, tmp_path_factory):
+    """The same model in a checkpoint that knows neither its corpus nor a history of training."""
+    workdir = tmp_path_factory.mktemp("bare")
+    meta = {"config": to_dict(run.config), "tokenizer": run.tokenizer.to_json()}
+    with store.Checkpoints(workdir, CheckpointConfig()) as checkpoints:
+        checkpoints.save(4, {"params": run.params, "rest": {}}, meta, best=True)
+    return workdir
+
+
+def test_a_model_without_a_corpus_or_a_history_opens_and_writes_the_same(bare, run):
+    opened = open_run(bare)
+    assert (opened.step, opened.data, opened.items, opened.config) == (4, None, False, run.config)
+    for window in ("exact", "refill"):
+        settings = {"num_samples": 2, "max_new_tokens": 17, "window": window}
+        assert opened.generate(["ab", ""], **settings) == run.generate(["ab", ""], **settings)
+
+
+def test_a_model_without_a_corpus_or_a_history_scores_a_text(bare, run, tmp_path):
+    (tmp_path / "letter.txt").write_text("abcab\nbada\ngabe\n", encoding="utf-8")
+    scored = evaluate.of_text(open_run(bare), str(tmp_path / "letter.txt"), per_token=True)
+    assert scored == evaluate.of_text(run, str(tmp_path / "letter.txt"), per_token=True)
+    assert len(scored["per_token"]) == 15
+
+
+def test_a_model_without_a_corpus_refuses_in_one_line_to_be_measured_on_it(bare):
+    with pytest.raises(
+        UserError, match="does not say what it was trained on.*--text_file"
+    ) as error:
+        open_run(bare).read_corpus(bare)
+    assert str(bare) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_without_a_history_is_not_trained_on(bare, run, tmp_path):
+    workdir = shutil.copytree(bare, tmp_path / "run")
+    tiny_runs.write_text(tmp_path)
+    config = tiny_runs.config(
+        tmp_path / "words.txt", "gpt", train={"steps": 4, "eval_every": 2}, sample={"prompt": "a"}
+    )
+    with pytest.raises(UserError, match="no history of training to continue") as error:
+        tiny_runs.fit(config, workdir)
+    assert "\n" not in str(error.value)
+
+
+ZEROS = "0" * 64
+META = {
+    "config": to_dict(Config()),
+    "tokenizer": {"kind": "char", "vocabulary": ["\n", "a"]},
+    "data": {"kind": "items", "sha256": ZEROS},
+}
+
+
+def test_what_stands_beside_the_arrays_is_read_with_or_without_a_corpus(tmp_path):
+    assert understand(tmp_path, META).data == META["data"]
+    for absent in ({"data": None}, {"memory": "of another version"}):
+        saved = understand(tmp_path, META | absent)
+        assert saved.config == Config() and saved.tokenizer.vocab_size == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, [], 3, "items", {"kind": "items"}, {"kind": "item", "sha256": "0" * 64}]
+    + [
+        {"kind": "stream", "sha256": s} for s in ("0" * 63, "g" * 64, "0" * 64 + "\n", 10**63, None)
+    ],
+    ids=str,
+)
+def test_facts_of_a_corpus_that_are_not_well_formed_are_refused(tmp_path, data):
+    with pytest.raises(UserError, match="is not one that this version") as error:
+        understand(tmp_path, META | {"data": data})
+    assert "\n" not in str(error.value)
+
+
+def test_values_nested_as_deep_as_json_can_be_are_refused_and_never_a_crash(tmp_path):
+    text = json.dumps(META | {"config": META["config"] | {"why": "deep"}})
+    for depth in range(700, 1000):
+        try:
+            meta = parse_json(text.replace('"deep"', "[" * depth + "]" * depth).encode())
+        except ValueError:
+            break
+        with pytest.raises(UserError, match="is not one that this version"):
+            understand(tmp_path, meta)
+
+
+def test_a_command_opens_the_checkpoint_named_and_tells_of_damage(workdir, tmp_path):
+    damaged = shutil.copytree(workdir, tmp_path / "run")
+    told = []
+    assert open_for_command(str(damaged), "last", told.append).step == 4 and told == []
+    newest = max((damaged / "checkpoints").iterdir(), key=lambda path: int(path.name[5]))
+    (newest / "params" / "manifest.ocdbt").write_bytes(b"")
+    assert open_for_command(str(damaged), "last", told.append).step == 2
+    (line,) = told
+    assert "step 4 is damaged" in line and "step 2 is used instead" in line

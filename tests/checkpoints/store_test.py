@@ -1,4 +1,4 @@
-"""checkpoint.py: what is saved comes back bit for bit, whole, or not at all."""
+"""What is saved comes back bit for bit, whole, or not at all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import numpy as np
 import optax
 import pytest
 
-from gptjax.checkpoints import directory as shelf
-from gptjax.checkpoints import store as checkpoint
-from gptjax.checkpoints.store import CheckpointConfig, Checkpoints, available, best, last
+from gptjax.checkpoints import directory, manifest, store
+from gptjax.checkpoints.directory import available, best, last
+from gptjax.checkpoints.store import Checkpoints
+from gptjax.config.schema import CheckpointConfig
 from gptjax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -80,29 +81,29 @@ def run(two, tmp_path):
 
 def test_a_state_comes_back_bit_for_bit_with_its_structure_and_meta(two):
     meta = {"config": {"model": {"n_layer": 2}}, "tokenizer": "aé\n", "val": 1.7976931348623157e308}
-    restored = checkpoint.restore(two, "last", ABSTRACT)
+    restored = store.restore(two, "last", ABSTRACT)
     assert_same(restored.tree, make_state(4))
     assert (restored.step, restored.meta, restored.notices) == (4, {"step": 4}, [])
     with Checkpoints(two.parent / "meta", CheckpointConfig()) as checkpoints:
         checkpoints.save(1, make_state(1), meta)
-    assert checkpoint.read_meta(two.parent / "meta") == (1, meta)
+    assert store.read_meta(two.parent / "meta") == (1, meta)
 
 
 def test_only_params_neither_needs_nor_looks_at_the_rest(run):
     shutil.rmtree(run / "checkpoints" / "step_4" / "rest")
-    restored = checkpoint.restore(run, "last", {"params": ABSTRACT["params"]}, only_params=True)
+    restored = store.restore(run, "last", {"params": ABSTRACT["params"]}, only_params=True)
     assert_same(restored.tree, {"params": make_state(4)["params"]})
     assert restored.notices == []
 
 
 def test_best_and_any_step_can_be_asked_for(two):
     for which, step in (("best", 3), ("last", 4), (3, 3), (4, 4)):
-        assert checkpoint.read_meta(two, which) == (step, {"step": step})
-        assert checkpoint.restore(two, which, ABSTRACT).step == step
+        assert store.read_meta(two, which) == (step, {"step": step})
+        assert store.restore(two, which, ABSTRACT).step == step
     with pytest.raises(UserError, match="no checkpoint 5, only of steps 3, 4"):
-        checkpoint.restore(two, 5, ABSTRACT)
+        store.restore(two, 5, ABSTRACT)
     with pytest.raises(UserError, match="no checkpoint"):
-        checkpoint.read_meta(two.parent / "never made", "last")
+        store.read_meta(two.parent / "never made", "last")
     assert available(two.parent / "never made") == []
 
 
@@ -118,20 +119,20 @@ def test_donating_the_state_right_after_save_changes_nothing_that_is_written(tmp
             state["params"] = spoil(state["params"])
             jax.block_until_ready(state["params"])
             checkpoints.wait()
-            restored = checkpoint.restore(tmp_path, step, abstract(expected)).tree
+            restored = store.restore(tmp_path, step, abstract(expected)).tree
             np.testing.assert_array_equal(restored["params"]["w"], expected["params"]["w"])
             assert restored["rest"]["h"][0] == expected["rest"]["h"][0]
             spoil(restored)  # and what was restored may be donated
 
 
 def test_save_returns_before_the_checkpoint_is_written(tmp_path, monkeypatch):
-    place = shelf.place
+    rename = directory.rename_into_place
 
     def slow(*args):
         time.sleep(0.3)
-        return place(*args)
+        return rename(*args)
 
-    monkeypatch.setattr(shelf, "place", slow)
+    monkeypatch.setattr(directory, "rename_into_place", slow)
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(1, make_state(1), {})
         assert available(tmp_path) == []
@@ -151,24 +152,24 @@ def test_a_step_saved_again_replaces_itself_and_stays_the_best(tmp_path):
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(4, make_state(4), {"again": True})
     assert (available(tmp_path), best(tmp_path)) == ([1, 4], 4)
-    assert checkpoint.read_meta(tmp_path, "best") == (4, {"again": True})
+    assert store.read_meta(tmp_path, "best") == (4, {"again": True})
 
 
 def test_the_damaged_last_is_passed_over_and_later_replaced(run):
     folder = run / "checkpoints"
     (folder / "step_4" / "params" / "manifest.ocdbt").write_bytes(b"")
-    restored = checkpoint.restore(run, "last", ABSTRACT)
+    restored = store.restore(run, "last", ABSTRACT)
     assert_same(restored.tree, make_state(3))
     (notice,) = restored.notices
     assert "step 4 is damaged (params/manifest.ocdbt has 0 bytes" in notice and "step 3" in notice
     with pytest.raises(UserError, match="step 4 is damaged .* of steps 3, 4"):
-        checkpoint.restore(run, 4, ABSTRACT)
+        store.restore(run, 4, ABSTRACT)
     write(run, 4)
-    assert (available(run), checkpoint.restore(run, "last", ABSTRACT).notices) == ([3, 4], [])
+    assert (available(run), store.restore(run, "last", ABSTRACT).notices) == ([3, 4], [])
     for name in ("step_3-best", "step_4.2"):
         (folder / name / "manifest.json").unlink()
     with pytest.raises(UserError, match="step 4 is damaged .*; .* step 3 is damaged") as error:
-        checkpoint.restore(run, "last", ABSTRACT)
+        store.restore(run, "last", ABSTRACT)
     assert "\n" not in str(error.value)
 
 
@@ -180,7 +181,7 @@ def test_what_follows_the_step_a_run_fell_back_to_is_forgotten(run):
 
 
 def test_a_reader_whose_checkpoint_is_deleted_under_it_takes_the_newer_one(run, monkeypatch):
-    verify, calls = checkpoint.integrity.verify, []
+    verify, calls = manifest.verify, []
 
     def and_delete(folder, *args):
         calls.append(folder.name)
@@ -188,15 +189,15 @@ def test_a_reader_whose_checkpoint_is_deleted_under_it_takes_the_newer_one(run, 
             write(run, 5, keep_last=1)
         return verify(folder, *args)
 
-    monkeypatch.setattr(checkpoint.integrity, "verify", and_delete)
-    restored = checkpoint.restore(run, "last", ABSTRACT)
+    monkeypatch.setattr(manifest, "verify", and_delete)
+    restored = store.restore(run, "last", ABSTRACT)
     assert (calls, restored.step, restored.notices) == (["step_4", "step_5"], 5, [])
 
 
 def test_another_models_shapes_are_refused_with_both_numbers(two):
     def refusal(state, **kw):
         with pytest.raises(UserError) as error:
-            checkpoint.restore(two, "last", abstract(state), **kw)
+            store.restore(two, "last", abstract(state), **kw)
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -229,18 +230,16 @@ def test_a_write_error_is_said_at_the_next_call_and_the_last_good_one_stays(tmp_
 
     noise = np.random.default_rng(0).normal(size=100_000)
     big = {"params": {"w": noise}, "rest": {}}
-    stop = Checkpoints(tmp_path, CheckpointConfig())
-    stop.save(1, make_state(1), {})
-    stop.wait()
-    with full_disk():
-        stop.save(2, big, {})
-        with pytest.raises(
-            UserError, match="step 2 could not be written .*step 1 is kept"
-        ) as error:
-            stop.wait()
-    assert "\n" not in str(error.value)
-    stop.save(3, make_state(3), {})  # once there is room, it goes on
-    stop.close()
+    refused = "step 2 could not be written .*step 1 is kept"
+    with Checkpoints(tmp_path, CheckpointConfig()) as stop:
+        stop.save(1, make_state(1), {})
+        stop.wait()
+        with full_disk():
+            stop.save(2, big, {})
+            with pytest.raises(UserError, match=refused) as error:
+                stop.wait()
+        assert "\n" not in str(error.value)
+        stop.save(3, make_state(3), {})  # once there is room, it goes on
     assert available(tmp_path) == [1, 3]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_1", "step_3"]
 
@@ -257,7 +256,7 @@ def test_a_write_error_does_not_hide_what_ended_the_run(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shelf, "place", refuse)
+    monkeypatch.setattr(directory, "rename_into_place", refuse)
     with pytest.raises(KeyError), Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(1, make_state(1), {})
         raise KeyError("the run's own error")
@@ -291,7 +290,7 @@ def test_a_bad_setting_is_named_with_its_value(field, value):
 def test_orbax_says_nothing(tmp_path, caplog, capfd):
     with caplog.at_level(logging.DEBUG, logger="absl"):
         write(tmp_path, 1)
-        checkpoint.restore(tmp_path, "last", ABSTRACT)
+        store.restore(tmp_path, "last", ABSTRACT)
     assert [r.getMessage() for r in caplog.records if r.name == "absl"] == []
     assert capfd.readouterr() == ("", "")
 
@@ -300,7 +299,8 @@ KILLED = """
     import os, random, sys, time, numpy as np
     from pathlib import Path
     import orbax.checkpoint  # once, for all the children
-    from gptjax.checkpoints.store import CheckpointConfig, Checkpoints
+    from gptjax.checkpoints.store import Checkpoints
+    from gptjax.config.schema import CheckpointConfig
 
     for run in range(8):
         workdir = Path(sys.argv[1]) / str(run)
@@ -341,16 +341,17 @@ def test_a_run_killed_while_saving_loses_nothing_that_was_complete(tmp_path):
     for line in result.stdout.splitlines():
         run, complete = line.split()
         workdir = tmp_path / run
-        unfinished += any((workdir / "checkpoints").glob(shelf.UNFINISHED + "*"))
-        restored = checkpoint.restore(workdir, "last", {"params": tree, "rest": tree})
+        unfinished += any((workdir / "checkpoints").glob(directory.UNFINISHED + "*"))
+        restored = store.restore(workdir, "last", {"params": tree, "rest": tree})
         # The one that was being written when the kill came may have been completed or not.
         assert restored.step - int(complete) in (0, 1)
         assert restored.notices == [] and restored.meta == {"k": restored.step}
         for leaf in jax.tree.leaves(restored.tree):
             np.testing.assert_array_equal(leaf, restored.step)
         assert best(workdir) == 1
-        Checkpoints(workdir, CheckpointConfig()).close()
-        assert not any((workdir / "checkpoints").glob(shelf.UNFINISHED + "*"))
+        with Checkpoints(workdir, CheckpointConfig()):
+            pass
+        assert not any((workdir / "checkpoints").glob(directory.UNFINISHED + "*"))
     assert len(result.stdout.splitlines()) == 8
     assert unfinished > 0  # some were hit in the middle
 
@@ -359,16 +360,17 @@ SHARDED = """
     import sys, json, jax, jax.numpy as jnp, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
     from pathlib import Path
-    from gptjax.checkpoints import store as checkpoint
+    from gptjax.checkpoints import store
+    from gptjax.config.schema import CheckpointConfig
 
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     on = {"w": NamedSharding(mesh, P("fsdp", None)), "b": NamedSharding(mesh, P())}
     values = {"w": jnp.arange(24.0).reshape(6, 4), "b": jnp.arange(5)}
     state = {"params": jax.device_put(values, on), "rest": {}}
-    with checkpoint.Checkpoints(Path(sys.argv[1]), checkpoint.CheckpointConfig()) as checkpoints:
+    with store.Checkpoints(Path(sys.argv[1]), CheckpointConfig()) as checkpoints:
         checkpoints.save(1, state, {})
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), values, on)
-    params = checkpoint.restore(Path(sys.argv[1]), 1, {"params": like, "rest": {}}).tree["params"]
+    params = store.restore(Path(sys.argv[1]), 1, {"params": like, "rest": {}}).tree["params"]
     assert len(jax.devices()) == 8
     for name in values:
         assert params[name].sharding == on[name], params[name].sharding
@@ -389,5 +391,5 @@ def test_arrays_come_back_on_the_shardings_they_are_asked_for(tmp_path):
         "w": jax.ShapeDtypeStruct((6, 4), np.float32),
         "b": jax.ShapeDtypeStruct((5,), np.int32),
     }
-    tree = checkpoint.restore(tmp_path, "last", {"params": like}, only_params=True).tree
+    tree = store.restore(tmp_path, "last", {"params": like}, only_params=True).tree
     np.testing.assert_array_equal(tree["params"]["w"], np.arange(24.0).reshape(6, 4))

@@ -7,22 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptjax.data import batching as batches
-from gptjax.data.batching import (
-    PURPOSES,
-    get_batches,
-    item_rows,
-    make_rows,
-    stream_rows,
-    whole_split,
-)
+from gptjax.data.batching import PURPOSES, get_batch, get_batches, whole_split
+from gptjax.data.dataset import cut_items, cut_stream, skip_gram
 
 END = 0
 SIZES = {"window": st.integers(1, 7), "lookback": st.integers(0, 5)}
 
 
 def items_to_tokens(items):
-    """Items of the given lengths behind ends; no two tokens but the ends are the same."""
+    """Items of the given lengths, each after an end; no two tokens but the ends are the same."""
     tokens, next_token = [END], 1
     for length in items:
         tokens += [*range(next_token, next_token + length), END]
@@ -30,13 +23,13 @@ def items_to_tokens(items):
     return np.array(tokens, np.int32)
 
 
-def places(rows):
+def places(split):
     """The same rows over tokens that are their own places: x then says where it was taken from."""
-    return dataclasses.replace(rows, tokens=np.arange(len(rows.tokens)))
+    return dataclasses.replace(split, tokens=np.arange(len(split.tokens)))
 
 
-def draw(rows, *, seed=3, purpose="train", step=0, n=1, size=2):
-    return get_batches(rows, seed, purpose, step, n, size)
+def draw(split, *, seed=3, purpose="train", step=0, n=1, size=2):
+    return get_batches(split, size, seed, range(step, step + n), purpose)
 
 
 # ---- the notes' examples ----------------------------------------------------------------------
@@ -44,8 +37,8 @@ def draw(rows, *, seed=3, purpose="train", step=0, n=1, size=2):
 
 def test_page_2_y_is_x_one_token_later():
     # A split of exactly one window leaves nothing to chance.
-    rows = stream_rows(np.array([18, 47, 56, 57, 58, 1, 15, 47, 58]), window=8)
-    batch = draw(rows, size=1)
+    split = cut_stream(np.array([18, 47, 56, 57, 58, 1, 15, 47, 58]), window=8)
+    batch = draw(split, size=1)
     np.testing.assert_array_equal(batch.x, [[[18, 47, 56, 57, 58, 1, 15, 47]]])
     np.testing.assert_array_equal(batch.y, [[[47, 56, 57, 58, 1, 15, 47, 58]]])
     np.testing.assert_array_equal(batch.w, np.ones((1, 1, 8)))
@@ -53,8 +46,8 @@ def test_page_2_y_is_x_one_token_later():
 
 
 def test_page_3_the_windows_of_the_walk_through_are_drawn():
-    rows = stream_rows(np.arange(10, 130, 10), window=4)
-    batch = draw(rows, n=50)
+    split = cut_stream(np.arange(10, 130, 10), window=4)
+    batch = draw(split, n=50)
     assert batch.x.shape == (50, 2, 4)
     pairs = list(zip(batch.x.reshape(-1, 4).tolist(), batch.y.reshape(-1, 4).tolist(), strict=True))
     for x, y in ([20, 30, 40, 50], [30, 40, 50, 60]), ([60, 70, 80, 90], [70, 80, 90, 100]):
@@ -65,33 +58,58 @@ def test_page_3_the_windows_of_the_walk_through_are_drawn():
 
 def test_the_slides_seven_examples_of_one_name():
     aabid = np.array([END, 1, 1, 2, 9, 4, END])  # "-aabid-"
-    batch = draw(item_rows(aabid, END, window=6), size=1)
+    batch = draw(cut_items(aabid, END, window=6), size=1)
     np.testing.assert_array_equal(batch.x, [[[END, 1, 1, 2, 9, 4]]])
     np.testing.assert_array_equal(batch.y, [[[1, 1, 2, 9, 4, END]]])
 
 
 # ---- a batch is a function of seed, purpose and step ------------------------------------------
 
-STREAM = stream_rows(np.arange(1000), window=5, lookback=2)
-ITEMS = item_rows(items_to_tokens(np.arange(200) % 9 + 1), END, window=6, lookback=2)
+STREAM = cut_stream(np.arange(1000), window=5, lookback=2)
+ITEMS = cut_items(items_to_tokens(np.arange(200) % 9 + 1), END, window=6, lookback=2)
 
 
-@pytest.mark.parametrize("rows", [STREAM, ITEMS], ids=["stream", "items"])
-def test_a_step_has_the_same_batch_in_whatever_company(rows):
-    together = draw(rows, step=4, n=6, size=3)
+@pytest.mark.parametrize("split", [STREAM, ITEMS], ids=["stream", "items"])
+def test_a_step_has_the_same_batch_in_whatever_company(split):
+    together = draw(split, step=4, n=6, size=3)
     for i in range(6):
-        alone = draw(rows, step=4 + i, size=3)
+        alone = draw(split, step=4 + i, size=3)
         for ours, theirs in zip(alone, together, strict=True):
             np.testing.assert_array_equal(ours[0], theirs[i])
 
 
-@pytest.mark.parametrize("rows", [STREAM, ITEMS], ids=["stream", "items"])
-def test_other_steps_seeds_and_purposes_draw_other_batches(rows):
-    drawn = [draw(rows, size=7)]
-    drawn += [draw(rows, step=step, size=7) for step in (1, 2**32, 2**40)]
-    drawn += [draw(rows, seed=seed, size=7) for seed in (4, 2**32 - 1)]
-    drawn += [draw(rows, purpose=purpose, size=7) for purpose in PURPOSES if purpose != "train"]
+@pytest.mark.parametrize("split", [STREAM, ITEMS], ids=["stream", "items"])
+def test_other_steps_seeds_and_purposes_draw_other_batches(split):
+    drawn = [draw(split, size=7)]
+    drawn += [draw(split, step=step, size=7) for step in (1, 2**32, 2**40)]
+    drawn += [draw(split, seed=seed, size=7) for seed in (4, 2**32 - 1)]
+    drawn += [draw(split, purpose=purpose, size=7) for purpose in PURPOSES if purpose != "train"]
     assert len({batch.x.tobytes() for batch in drawn}) == len(drawn) == 9
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize(
+    "split",
+    [STREAM, ITEMS, skip_gram(np.arange(90), neighbours=3)],
+    ids=["stream", "items", "skip-gram"],
+)
+def test_a_batch_is_the_batches_of_one_step(split, purpose):
+    for seed, step, size in ((3, 0, 1), (2**32 - 1, 2**31 - 2, 5)):
+        batch = get_batch(split, size, seed, step, purpose)
+        batches = get_batches(split, size, seed, [step], purpose)
+        for one, several in zip(batch, batches, strict=True):
+            assert one.shape == (size, split.lookback + split.window)
+            assert one.dtype == several.dtype
+            np.testing.assert_array_equal(one[None], several)
+
+
+def test_a_batch_that_names_neither_step_nor_purpose_is_the_first_of_training():
+    for split in (STREAM, ITEMS):
+        first = get_batches(split, 4, 3, [0])
+        for ours, theirs in zip(get_batch(split, 4, 3), first, strict=True):
+            np.testing.assert_array_equal(ours, theirs[0])
+        for ours, theirs in zip(get_batches(split, 4, 3, [0], "train"), first, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_draws_are_those_of_the_first_release():
@@ -104,10 +122,10 @@ def test_the_draws_are_those_of_the_first_release():
 
 
 @given(room=st.integers(1, 5), seed=st.integers(0, 2**32 - 1), **SIZES)
-def test_a_window_lies_inside_the_split_behind_what_it_looks_back_on(room, seed, window, lookback):
+def test_a_window_lies_inside_the_split_after_what_it_looks_back_on(room, seed, window, lookback):
     tokens = np.random.default_rng(seed).permutation(room + window + lookback)
-    rows = stream_rows(tokens, window, lookback)
-    batch = draw(places(rows), seed=seed, n=40, size=3)
+    split = cut_stream(tokens, window, lookback)
+    batch = draw(places(split), seed=seed, n=40, size=3)
     start = batch.x[..., :1]
     assert set(start.ravel().tolist()) == set(range(room))  # every place that has room
     np.testing.assert_array_equal(batch.x, start + np.arange(lookback + window))
@@ -115,7 +133,7 @@ def test_a_window_lies_inside_the_split_behind_what_it_looks_back_on(room, seed,
     np.testing.assert_array_equal(batch.w[..., :lookback], 0)
     np.testing.assert_array_equal(batch.w[..., lookback:], 1)
     # And the tokens are those of the places.
-    real = draw(rows, seed=seed, n=40, size=3)
+    real = draw(split, seed=seed, n=40, size=3)
     np.testing.assert_array_equal(real.x, tokens[batch.x])
     np.testing.assert_array_equal(real.y, tokens[batch.y])
 
@@ -123,7 +141,7 @@ def test_a_window_lies_inside_the_split_behind_what_it_looks_back_on(room, seed,
 def test_training_draws_every_item_from_its_beginning_to_its_end():
     lengths = [3, 1, 6, 2]
     tokens = items_to_tokens(lengths)
-    batch = draw(item_rows(tokens, END, window=max(lengths) + 1), n=30, size=3)
+    batch = draw(cut_items(tokens, END, window=max(lengths) + 1), n=30, size=3)
     seen = set()
     for x, y, w in zip(*(a.reshape(-1, 7) for a in batch), strict=True):
         n = int(w.sum())
@@ -137,12 +155,12 @@ def test_training_draws_every_item_from_its_beginning_to_its_end():
 # ---- a whole split, each token once -----------------------------------------------------------
 
 
-def check_whole(rows, batch_size, n, began_of):
+def check_whole(split, batch_size, n, began_of):
     """Every token but the first is predicted once, from exactly the past that may be shown."""
     predicted = []
     total = 0.0
-    for batch in whole_split(places(rows), batch_size, n):
-        assert batch.x.shape == batch.w.shape == (n, batch_size, rows.lookback + rows.window)
+    for batch in whole_split(places(split), batch_size, n):
+        assert batch.x.shape == batch.w.shape == (n, batch_size, split.lookback + split.window)
         width = batch.x.shape[-1]
         for x, y, w in zip(*(a.reshape(-1, width) for a in batch), strict=True):
             counted = np.flatnonzero(w)
@@ -154,16 +172,16 @@ def check_whole(rows, batch_size, n, began_of):
             np.testing.assert_array_equal(x[:end], x[0] + np.arange(end))  # running text
             np.testing.assert_array_equal(y[:end], x[:end] + 1)
             assert set(x[end:].tolist()) <= {x[end - 1]}  # nothing of what follows is shown
-            assert lead == min(rows.lookback, x[lead] - began_of(x[lead]))
+            assert lead == min(split.lookback, x[lead] - began_of(x[lead]))
             predicted += y[lead:end].tolist()
-    assert predicted == list(range(1, len(rows.tokens)))
-    assert total == rows.n_predicted == len(predicted)
+    assert predicted == list(range(1, len(split.tokens)))
+    assert total == split.n_predicted == len(predicted)
 
 
 @given(length=st.integers(2, 40), batch_size=st.integers(1, 4), n=st.integers(1, 3), **SIZES)
 def test_a_whole_stream_is_predicted_once(length, batch_size, n, window, lookback):
-    rows = stream_rows(np.arange(length), window, lookback)
-    check_whole(rows, batch_size, n, began_of=lambda place: 0)
+    split = cut_stream(np.arange(length), window, lookback)
+    check_whole(split, batch_size, n, began_of=lambda place: 0)
 
 
 @given(
@@ -174,10 +192,10 @@ def test_a_whole_stream_is_predicted_once(length, batch_size, n, window, lookbac
 )
 def test_a_whole_list_of_items_is_predicted_once(items, batch_size, n, window, lookback):
     tokens = items_to_tokens(items)
-    rows = item_rows(tokens, END, window, lookback)
+    split = cut_items(tokens, END, window, lookback)
     begins = np.flatnonzero(tokens == END)[:-1]
     check_whole(
-        rows,
+        split,
         batch_size,
         n,
         began_of=lambda place: begins[np.searchsorted(begins, place, "right") - 1],
@@ -187,72 +205,9 @@ def test_a_whole_list_of_items_is_predicted_once(items, batch_size, n, window, l
 @pytest.mark.parametrize("name", ["stream", "items"])
 def test_the_tokens_of_a_whole_split_are_those_of_its_places(name):
     tokens = items_to_tokens([5, 2, 9, 3])
-    cut = {"stream": stream_rows(tokens, 4, 2), "items": item_rows(tokens, END, 4, 2)}[name]
+    cut = {"stream": cut_stream(tokens, 4, 2), "items": cut_items(tokens, END, 4, 2)}[name]
     pairs = zip(whole_split(cut, 3, 2), whole_split(places(cut), 3, 2), strict=True)
     for real, where in pairs:
         np.testing.assert_array_equal(real.x, tokens[where.x])
         np.testing.assert_array_equal(real.y, tokens[where.y])
         np.testing.assert_array_equal(real.w, where.w)
-
-
-# ---- rows of a run ----------------------------------------------------------------------------
-
-
-def test_every_split_of_a_run_has_rows_of_one_width():
-    splits = {"train": items_to_tokens([3, 2, 5]), "val": items_to_tokens([7]), "test": None}
-    splits["test"] = items_to_tokens([1])
-    rows = make_rows(splits, END, block_size=16, lookback=0, window=0, slides=False)
-    assert {r.window for r in rows.values()} == {8}  # the longest item of any split, and its end
-    assert {name: r.n_predicted for name, r in rows.items()} == {"train": 13, "val": 8, "test": 2}
-    assert not any(r.anywhere for r in rows.values())
-
-
-def test_a_stream_is_cut_at_the_window_or_the_block():
-    splits = {"train": np.arange(50), "val": np.arange(30)}
-    for window, expected in ((0, 6), (4, 4)):
-        rows = make_rows(splits, None, block_size=6, lookback=5, window=window, slides=True)
-        assert {(r.window, r.lookback, r.anywhere) for r in rows.values()} == {(expected, 5, True)}
-
-
-def test_items_longer_than_the_block_continue_in_a_further_row():
-    tokens = items_to_tokens([9, 2])
-    rows = make_rows({"train": tokens}, END, block_size=4, lookback=0, window=0, slides=False)[
-        "train"
-    ]
-    assert (rows.window, rows.first.tolist(), rows.count.tolist()) == (
-        4,
-        [0, 4, 8, 10],
-        [4, 4, 2, 3],
-    )
-
-
-@pytest.mark.parametrize(
-    "longest, window, lookback", [(63, 64, 0), (64, 64, 2), (20, 21, 0), (200, 64, 2)]
-)
-def test_a_sliding_model_takes_an_item_whole_up_to_the_longest_row(longest, window, lookback):
-    # An item of n tokens has n + 1 predictions; a place for the past is there only when needed.
-    tokens = items_to_tokens([longest, 3])
-    rows = make_rows({"train": tokens}, END, block_size=3, lookback=2, window=0, slides=True)[
-        "train"
-    ]
-    assert (rows.window, rows.lookback) == (window, lookback)
-    assert batches.LONGEST_SLIDING_ROW == 64
-
-
-@pytest.mark.parametrize("slides, lookback", [(True, 2), (False, 0)])
-def test_items_are_cut_at_a_window_that_is_asked_for(slides, lookback):
-    tokens = items_to_tokens([9, 2])
-    rows = make_rows({"a": tokens}, END, block_size=3, lookback=lookback, window=1, slides=slides)
-    rows = rows["a"]
-    assert (rows.window, rows.lookback) == (1, lookback) and rows.n_predicted == 13
-    assert rows.first.tolist() == list(range(13)) and (rows.count == 1).all()
-    batch = next(whole_split(rows, batch_size=13, n=1))
-    assert batch.w.sum() == 13 and (batch.w.sum(axis=2) == 1).all()
-    np.testing.assert_array_equal(batch.y[batch.w > 0], tokens[1:])
-
-
-def test_a_model_of_one_place_that_does_not_slide_gets_rows_of_one_place():
-    tokens = items_to_tokens([9, 2])
-    for slides, window in ((False, 1), (True, 10)):
-        rows = make_rows({"a": tokens}, END, block_size=1, lookback=0, window=0, slides=slides)
-        assert rows["a"].window == window and rows["a"].n_predicted == 13

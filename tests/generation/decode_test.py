@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.generation import decode as decoding
-from gptjax.generation import sampling as samplers
+from gptjax.config.schema import MODELS, ModelConfig
+from gptjax.generation import decode, sampling
 from gptjax.models.gpt import GPTLanguageModel
+from gptjax.models.gpt_cached import CachedGPT
 
 V, W = 11, 6
-PLAIN = samplers.build(1.0)
+PLAIN = sampling.build(1.0)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @functools.cache
 def one_more(model):
-    """Logits behind the first ``t`` tokens of a window, and the draw, compiled once."""
+    """Logits after the first ``t`` tokens of a window, and the draw, compiled once."""
 
     def draw(params, x_W, t, key, sampler, seen_V):
         logits_V = model.apply({"params": params}, x_W[None])[0, t - 1]
@@ -44,7 +45,7 @@ def reference(model, params, ids, key, n, sampler=PLAIN, end_id=None, refill=Fal
     for _ in range(n):
         if visible > size:
             visible = size // 2 + 1 if refill else size
-        # Filled up behind with a token that the engine never puts there: nobody looks at it.
+        # Filled up with a token that the engine never puts after a text: nobody looks at it.
         x_W = np.array((ids[-visible:] + [V - 1] * size)[:size], np.int32)
         seen_V = np.isin(np.arange(V), ids)
         key_of_token = jax.random.fold_in(key, len(ids))
@@ -63,17 +64,17 @@ def keys(n, seed=0):
 
 
 def run(model, params, prompts, key_B, n, window="exact", sampler=PLAIN, end_id=None, pieces=1):
-    """The engine: (ids, log-probabilities of what was made) of each row, and the last ``Rows``."""
-    turned = decoding.turn(params)
-    rows = decoding.start(model, turned, prompts, n, key_B)
+    """The engine: (ids, log-probabilities of what was made) of each row, and the last state."""
+    model, params = decode.prepare(model, params)
+    state = decode.start(model, params, prompts, n, key_B)
     for piece in np.array_split(np.arange(n), pieces):
-        rows = decoding.advance(model, window, turned, rows, sampler, len(piece), end_id)
+        state = decode.advance(model, window, params, state, sampler, len(piece), end_id)
     found = []
     for b, prompt in enumerate(prompts):
-        length = int(rows.length_B[b])
-        made = np.asarray(rows.log_prob_BxL)[b, len(prompt) : length]
-        found.append((np.asarray(rows.ids_BxL)[b, :length].tolist(), made))
-    return found, rows
+        length = int(state.length_B[b])
+        made = np.asarray(state.log_prob_BxL)[b, len(prompt) : length]
+        found.append((np.asarray(state.ids_BxL)[b, :length].tolist(), made))
+    return found, state
 
 
 def prompts_of(*lengths, seed=3):
@@ -102,10 +103,10 @@ def trained(random_params):
 RAGGED, N_NEW = (1, 3, W, W + 1, 2 * W + 3, 4, 2), 2 * W + 5
 
 
-@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
     size = 2 if kind == "ngram" else W
-    config = models.ModelConfig(kind, block_size=size, n_layer=2, n_head=3, n_embd=12, n_hidden=7)
+    config = ModelConfig(kind, block_size=size, n_layer=2, n_head=3, n_embd=12, n_hidden=7)
     model, params = trained(models.build(config, V, start_id=4))
     prompts, key_B = prompts_of(*RAGGED), keys(7)
     found, _ = run(model, params, prompts, key_B, N_NEW)
@@ -116,7 +117,7 @@ def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
 
 
 @pytest.mark.parametrize("block_size", [1, 5, W])
-@pytest.mark.parametrize("window", decoding.WINDOWS)
+@pytest.mark.parametrize("window", decode.WINDOWS)
 def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):
     model, params = trained(gpt(block_size=block_size, n_layer=2 if block_size == W else 1))
     prompts = prompts_of(*RAGGED, seed=7)
@@ -130,58 +131,23 @@ def test_refill_is_exact_until_the_cache_is_full_and_then_differs(trained):
     prompts = prompts_of(*RAGGED)
     exact, refill = (
         [ids for ids, _ in run(model, params, prompts, keys(7), N_NEW, window)[0]]
-        for window in decoding.WINDOWS
+        for window in decode.WINDOWS
     )
     for b in (0, 1, 5, 6):  # the prompts shorter than the context
         assert exact[b][: W + 1] == refill[b][: W + 1]
     assert exact != refill
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"block_size": 5, "n_embd": 8, "n_head": 1, "n_layer": 1},
-        {"block_size": 13, "n_embd": 12, "n_head": 3, "n_layer": 2, "tie_lm_head": True},
-        {"block_size": 24, "n_embd": 20, "n_head": 4, "n_layer": 3, "activation": "gelu"},
-        {"block_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 4},
-    ],
-    ids=str,
-)
-def test_cached_logits_are_the_uncached_ones_token_by_token(sizes, random_params):
-    model = gpt(**sizes)
-    block, B = model.block_size, model.n_layer  # one row, two, three, four
-    x_BxT = np.random.default_rng(4).integers(0, V, (B, block))
-    params = random_params(model, x_BxT)
-    whole = jax.jit(lambda x: model.apply({"params": params}, x))(x_BxT)
-    decode = jax.jit(lambda x, cache: model.apply({"params": params}, x, cache, method="decode"))
-    cache = model.empty_cache(B)
-    for t in range(block):
-        logits, cache = decode(x_BxT[:, t : t + 1], cache)
-        scale = np.abs(whole[:, t]).max()
-        np.testing.assert_allclose(logits[:, 0], whole[:, t], rtol=1e-5, atol=1e-5 * scale)
-
-
-def test_the_logits_of_one_place_are_those_of_all_places(trained):
+def test_the_loop_is_prepared_for_the_cached_twin_of_a_gpt_and_any_other_model_as_it_is(trained):
     model, params = trained(gpt())
-    x_BxT, at_B = np.random.default_rng(6).integers(0, V, (4, W)), np.array([0, W - 1, 2, 3])
-    whole, one = jax.jit(
-        lambda params, *at: (
-            model.apply({"params": params}, x_BxT),
-            model.apply({"params": params}, x_BxT, *at, method="last_logits"),
-        )
-    )(params, at_B)
-    np.testing.assert_allclose(one, whole[np.arange(4), at_B], rtol=1e-5, atol=1e-5)
+    twin, laid_out = decode.prepare(model, params)
+    assert twin == CachedGPT.of(model) and laid_out.keys() == params.keys()
+    jax.tree.map(np.testing.assert_array_equal, laid_out, CachedGPT.prepare(params))
+    other = models.build(ModelConfig("bigram"), V)
+    assert decode.prepare(other, params) == (other, params)
 
 
-def test_heads_are_turned_there_and_back(trained):
-    _, params = trained(gpt())
-    turned = decoding.turn(params)
-    kernel = turned["blocks_1"]["sa"]["heads"]["key"]["kernel"]
-    assert kernel.shape == (12, 3, 4)
-    jax.tree.map(np.testing.assert_array_equal, decoding.turn(turned), params)
-
-
-@pytest.mark.parametrize("window", decoding.WINDOWS)
+@pytest.mark.parametrize("window", decode.WINDOWS)
 def test_a_row_is_the_same_alone_and_among_seven(window, trained):
     model, params = trained(gpt())
     prompts, key_B = prompts_of(*RAGGED), keys(7, 2)
@@ -191,7 +157,7 @@ def test_a_row_is_the_same_alone_and_among_seven(window, trained):
         assert alone[0][0] == together[b][0]
 
 
-@pytest.mark.parametrize("window", decoding.WINDOWS)
+@pytest.mark.parametrize("window", decode.WINDOWS)
 def test_in_pieces_is_at_once(window, trained):
     model, params = trained(gpt())
     prompts = prompts_of(*RAGGED)
@@ -200,11 +166,11 @@ def test_in_pieces_is_at_once(window, trained):
     assert [ids for ids, _ in whole] == [ids for ids, _ in parts]
 
 
-@pytest.mark.parametrize("window", decoding.WINDOWS)
+@pytest.mark.parametrize("window", decode.WINDOWS)
 def test_a_row_ends_at_its_end_token_and_the_others_go_on(window, trained):
     model, params = trained(gpt())
     prompts, key_B, end_id = prompts_of(*RAGGED), keys(7, 8), 5
-    found, rows = run(model, params, prompts, key_B, N_NEW, window, end_id=end_id, pieces=3)
+    found, state = run(model, params, prompts, key_B, N_NEW, window, end_id=end_id, pieces=3)
     made = []
     for (ids, _), prompt, key in zip(found, prompts, key_B, strict=True):
         again = reference(
@@ -214,12 +180,12 @@ def test_a_row_ends_at_its_end_token_and_the_others_go_on(window, trained):
         made.append(len(ids) - len(prompt))
     assert len(set(made)) > 2  # they end at different times
     ended = [ids[-1] == end_id for ids, _ in found]
-    np.testing.assert_array_equal(rows.done_B, ended)
+    np.testing.assert_array_equal(state.done_B, ended)
 
 
 def test_a_sampler_sees_prompt_and_text_and_leaves_the_log_probabilities_alone(trained):
     model, params = trained(gpt())
-    sampler = samplers.build(0.7, top_p=0.9, repetition_penalty=1.7)
+    sampler = sampling.build(0.7, top_p=0.9, repetition_penalty=1.7)
     prompts, key_B = prompts_of(*RAGGED), keys(7, 6)
     found, _ = run(model, params, prompts, key_B, N_NEW, sampler=sampler)
     for (ids, log_probs), prompt, key in zip(found, prompts, key_B, strict=True):
@@ -237,36 +203,36 @@ def test_logits_that_are_not_finite_stop_their_row_alone(trained):
     table[broken] = np.nan
     params = params | {"token_embedding_table": {"embedding": table}}
     prompts[3] = np.array([2, broken, 2])
-    found, rows = run(model, params, prompts, keys(7), 17)
-    assert rows.bad_B[3] and rows.done_B[3] and found[3][0] == [2, broken, 2]
-    assert not rows.bad_B[0] and found[0][0] == clean[0][0]
+    found, state = run(model, params, prompts, keys(7), 17)
+    assert state.bad_B[3] and state.done_B[3] and found[3][0] == [2, broken, 2]
+    assert not state.bad_B[0] and found[0][0] == clean[0][0]
 
 
 def test_draws_have_the_distribution_of_the_model():
     from scipy import stats
 
-    model, n = models.build(models.ModelConfig("bigram"), V), 20_000
+    model, n = models.build(ModelConfig("bigram"), V), 20_000
     table = np.random.default_rng(9).normal(size=(V, V)).astype(np.float32)
     params = {"token_embedding_table": {"embedding": table}}
-    rows = decoding.start(model, decoding.turn(params), [np.array([3])] * n, 1, keys(n))
-    rows = decoding.advance(model, "exact", params, rows, samplers.build(1.5, 8), 1)
+    state = decode.start(model, params, [np.array([3])] * n, 1, keys(n))
+    state = decode.advance(model, "exact", params, state, sampling.build(1.5, 8), 1)
     weights = np.exp(table[3].astype(np.float64) / 1.5)
     p = np.where(weights >= np.sort(weights)[-8], weights, 0)
-    counts, p = np.bincount(rows.ids_BxL[:, 1], minlength=V), p / p.sum()
+    counts, p = np.bincount(state.ids_BxL[:, 1], minlength=V), p / p.sum()
     assert counts[p == 0].sum() == 0
     assert stats.chisquare(counts[p > 0], p[p > 0] * n).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("window", decoding.WINDOWS)
+@pytest.mark.parametrize("window", decode.WINDOWS)
 def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(window, trained):
     model, params = trained(gpt())
 
     def programs():
-        compiled = (decoding._draw, decoding._read_prompts, decoding._refill)
+        compiled = (decode._draw_tokens, decode._read_prompts, decode._refill)
         return [function._cache_size() for function in compiled]
 
     def generate(lengths, n, seed, *numbers):
-        sampler = samplers.build(*numbers)
+        sampler = sampling.build(*numbers)
         run(model, params, prompts_of(*lengths), keys(7, seed), n, window, sampler)
 
     generate(RAGGED, 17, 0, 0.8, 5)  # cache, both, window; or cache, refill
@@ -281,4 +247,4 @@ def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(windo
 
 
 def test_buckets_are_powers_of_two():
-    assert [decoding.bucket(n) for n in (1, 16, 17, 32, 33, 1000)] == [16, 16, 32, 32, 64, 1024]
+    assert [decode.bucket(n) for n in (1, 16, 17, 32, 33, 1000)] == [16, 16, 32, 32, 64, 1024]

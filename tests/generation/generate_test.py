@@ -1,28 +1,26 @@
-"""Prompts in, texts out: streaming, stop strings, ends, and what a row's text depends on.
+"""The notes' ``generate``, and prompts in, texts out: streaming, stop strings, ends, keys.
 
-The models are small tables, so that what follows what is known.
+Most models are small tables, so that what follows what is known.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from gptjax import models
+from gptjax.config.schema import MODELS, ModelConfig, SampleConfig
 from gptjax.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 from gptjax.errors import UserError
-from gptjax.generation import generate as continuation
-from gptjax.generation import sampling as samplers
-from gptjax.generation.generate import Settings, Watched, continue_rows, row_keys
+from gptjax.generation import generate, sampling
+from gptjax.generation.generate import Settings, continue_rows, row_keys
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 CHARS = CharTokenizer("\n abcdeé😀")
 BYTES = ByteTokenizer()
 WORDS = WordTokenizer(("\n", " ", "!", "hello", "held", "wörld"))
-GREEDY = samplers.build(0)
+GREEDY = sampling.build(0)
 
 
 def cycle(tok, text, chance=0.0):
@@ -31,52 +29,117 @@ def cycle(tok, text, chance=0.0):
     assert len(set(ids.tolist())) == len(ids)
     table = np.zeros((V, V), np.float32)
     table[ids, np.roll(ids, -1)] = 99.0 if not chance else np.log(V / chance)
-    model = models.build(models.ModelConfig("bigram"), V)
+    model = models.build(ModelConfig("bigram"), V)
     return model, {"token_embedding_table": {"embedding": table}}
 
 
-def generate(tok, text, prompts, chance=0.0, seed=0, on_text=None, num_samples=1, **settings):
+def write(tok, text, prompts, chance=0.0, seed=0, on_text=None, num_samples=1, **settings):
     model, params = cycle(tok, text, chance)
-    settings = {"max_new_tokens": 20, "sampler": samplers.build(1.0)} | settings
+    settings = {"max_new_tokens": 20, "sampler": sampling.build(1.0)} | settings
     keys = row_keys(seed, len(prompts), num_samples)
     rows = [prompt for prompt in prompts for _ in range(num_samples)]
     return continue_rows(model, params, tok, rows, keys, Settings(**settings), on_text)
+
+
+# ---- page 6 -----------------------------------------------------------------------------------
+
+W = 6  # block_size
+
+
+@pytest.fixture(scope="module")
+def small(random_params):
+    """A model of any kind with sharp random opinions, over the vocabulary of CHARS."""
+
+    def make(kind):
+        sizes = {"block_size": 2 if kind == "ngram" else W, "n_layer": 2, "n_head": 3}
+        config = ModelConfig(kind, n_embd=12, n_hidden=7, **sizes)
+        model = models.build(config, CHARS.vocab_size, start_id=4)
+        return model, random_params(model, np.zeros((1, 1), np.int32))
+
+    return make
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_plain_loop_of_the_notes_writes_what_is_written_with_a_cache(kind, small):
+    model, params = small(kind)
+    rng, n = np.random.default_rng(2), W + 4
+    # Two prompts shorter than the context and two longer; the rows of a plain batch are as long.
+    prompts = [CHARS.decode(rng.integers(0, CHARS.vocab_size, t)) for t in (2, 2, W + 3, W + 3)]
+    idx = [np.stack([CHARS.encode(p) for p in pair]) for pair in (prompts[:2], prompts[2:])]
+    key_R, texts = row_keys(7, 4, 1), set()
+    for temperature in (0.0, 0.7):  # greedy, and drawn
+        settings = Settings(n, sampling.build(temperature), window="exact")
+        made = continue_rows(model, params, CHARS, prompts, key_R, settings)
+        for pair in (0, 1):
+            rows = slice(2 * pair, 2 * pair + 2)
+            plain = generate.generate(model, params, idx[pair], n, key_R[rows], temperature)
+            np.testing.assert_array_equal(plain[:, :-n], idx[pair])
+            assert plain[:, -n:].tolist() == [list(sample.ids) for sample in made[rows]]
+        texts |= {sample.text for sample in made}
+    assert len(texts) > 4  # the keys matter, and the temperature
+
+
+def test_the_plain_loop_of_no_tokens_is_the_prompt(small):
+    model, params = small("bigram")
+    idx = np.array([[3, 1, 4]])
+    np.testing.assert_array_equal(generate.generate(model, params, idx, 0, row_keys(0, 1, 1)), idx)
+
+
+def test_the_preview_is_the_first_sample_of_its_key(small):
+    model, params = small("gpt")
+    key = jax.random.key(3)
+    text = generate.preview(model, params, CHARS, SampleConfig("ab", 9, 0.7), False, key)
+    settings = Settings(9, sampling.build(0.7))
+    (sample,) = continue_rows(model, params, CHARS, ["ab"], row_keys(key, 1, 1), settings)
+    assert text == "ab" + sample.text
+    assert generate.preview(model, params, CHARS, SampleConfig("ab", 0), False, key) == ""
+
+
+def test_the_preview_of_items_is_a_few_of_them_a_line_each(small):
+    model, params = small("mlp")
+    key = jax.random.key(3)
+    text = generate.preview(model, params, CHARS, SampleConfig("a", 9, 1.0), True, key)
+    settings = Settings(9, sampling.build(1.0), items=True)
+    keys = row_keys(key, 1, generate.ITEMS_SHOWN)
+    made = continue_rows(model, params, CHARS, ["a"] * generate.ITEMS_SHOWN, keys, settings)
+    assert text.split("\n") == ["a" + sample.text for sample in made]
+    assert {sample.why for sample in made} == {"end", "length"}
 
 
 # ---- what is made -----------------------------------------------------------------------------
 
 
 def test_a_prompt_is_continued_for_as_many_tokens_as_asked():
-    (sample,) = generate(CHARS, "abcd", ["ab"], max_new_tokens=5)
+    (sample,) = write(CHARS, "abcd", ["ab"], max_new_tokens=5)
     assert (sample.prompt, sample.text, sample.why) == ("ab", "cdabc", "length")
     assert sample.ids == tuple(CHARS.encode("cdabc")) and len(sample.log_probs) == 5
     assert max(map(abs, sample.log_probs)) < 1e-3
 
 
-def test_an_empty_prompt_begins_behind_a_line_end():
-    assert generate(CHARS, "\nbéa", [""], max_new_tokens=3)[0].text == "béa"
-    np.testing.assert_array_equal(continuation.prompt_ids(CHARS, "", False), [0])
-    np.testing.assert_array_equal(continuation.prompt_ids(CHARS, "ab", False), [2, 3])
+def test_an_empty_prompt_begins_after_a_line_end():
+    assert write(CHARS, "\nbéa", [""], max_new_tokens=3)[0].text == "béa"
+    np.testing.assert_array_equal(generate.prompt_ids(CHARS, "", False), [0])
+    np.testing.assert_array_equal(generate.prompt_ids(CHARS, "ab", False), [2, 3])
 
 
 def test_characters_of_any_script_go_in_and_come_out():
     for tok in (CHARS, BYTES):
-        assert generate(tok, "é😀a", ["aé"], max_new_tokens=11)[0].text[:4] == "😀aé😀"
-    sample = generate(WORDS, "wörld!", ["hello wörld"], max_new_tokens=3)[0]
+        assert write(tok, "é😀a", ["aé"], max_new_tokens=11)[0].text[:4] == "😀aé😀"
+    sample = write(WORDS, "wörld!", ["hello wörld"], max_new_tokens=3)[0]
     assert sample.text == "!wörld!"
 
 
 def test_an_item_begins_and_ends_at_the_end_token():
-    a, b = generate(CHARS, "\nabé", ["", "a"], items=True, max_new_tokens=9, sampler=GREEDY)
+    a, b = write(CHARS, "\nabé", ["", "a"], items=True, max_new_tokens=9, sampler=GREEDY)
     assert (a.text, a.why, len(a.ids)) == ("abé", "end", 3)
     assert (b.text, b.why, len(b.ids), len(b.log_probs)) == ("bé", "end", 2, 2)
-    short = generate(CHARS, "\nabé", [""], items=True, max_new_tokens=2)[0]
+    short = write(CHARS, "\nabé", [""], items=True, max_new_tokens=2)[0]
     assert (short.text, short.why) == ("ab", "length")
-    np.testing.assert_array_equal(continuation.prompt_ids(CHARS, "ab", True), [0, 2, 3])
+    np.testing.assert_array_equal(generate.prompt_ids(CHARS, "ab", True), [0, 2, 3])
 
 
 def test_prompts_of_different_lengths_stand_in_one_batch():
-    made = generate(CHARS, "abcd", ["a", "abcdabcdabcdabcdabc", "", "ad"], max_new_tokens=4)
+    made = write(CHARS, "abcd", ["a", "abcdabcdabcdabcdabc", "", "ad"], max_new_tokens=4)
     assert [s.text for s in (made[0], made[1], made[3])] == ["bcda", "dabc", "abcd"]
 
 
@@ -99,21 +162,21 @@ def test_prompts_of_different_lengths_stand_in_one_batch():
 def test_a_text_ends_before_the_first_stop_string(stop, text, stream):
     told = []
     on_text = (lambda b, new: told.append(new)) if stream else None
-    (sample,) = generate(CHARS, "abcd", ["a"], stop=stop, on_text=on_text)
+    (sample,) = write(CHARS, "abcd", ["a"], stop=stop, on_text=on_text)
     assert sample.text == text and sample.why == ("length" if len(text) == 20 else "stop")
     assert sample.ids == tuple(CHARS.encode(text)) and len(sample.log_probs) == len(text)
     assert not stream or "".join(told) == text
 
 
 def test_a_stop_string_may_end_inside_a_word_and_between_bytes():
-    (sample,) = generate(WORDS, "hello!", ["!"], stop=("lo!",), max_new_tokens=8)
+    (sample,) = write(WORDS, "hello!", ["!"], stop=("lo!",), max_new_tokens=8)
     assert sample.text == "hel" and WORDS.decode(sample.ids) == "hello"
-    (sample,) = generate(BYTES, "aé€b", ["a"], stop=("€",), max_new_tokens=9)
+    (sample,) = write(BYTES, "aé€b", ["a"], stop=("€",), max_new_tokens=9)
     assert sample.text == "é" and BYTES.decode(sample.ids) == "é"
 
 
 def test_each_row_stops_for_its_own_reason():
-    made = generate(CHARS, "\nabcde", ["a", "d", ""], items=True, stop=("bc",), max_new_tokens=4)
+    made = write(CHARS, "\nabcde", ["a", "d", ""], items=True, stop=("bc",), max_new_tokens=4)
     assert [(s.text, s.why) for s in made] == [("", "stop"), ("e", "end"), ("a", "stop")]
 
 
@@ -140,41 +203,81 @@ def test_streamed_text_is_the_text(tok, text, stop, seed):
 
     common = {"chance": 0.3, "seed": seed, "stop": stop, "max_new_tokens": 61}
     prompts = ["", text[0], text[1] + text]
-    streamed = generate(tok, text, prompts, on_text=on_text, **common)
-    plain = generate(tok, text, prompts, **common)
+    streamed = write(tok, text, prompts, on_text=on_text, **common)
+    plain = write(tok, text, prompts, **common)
     assert streamed == plain and told == [s.text for s in plain]
     assert len({s.text for s in plain}) > 1
 
 
 def test_text_is_told_as_it_is_made():
     told = []
-    generate(CHARS, "abcd", ["a"], on_text=lambda row, new: told.append(new), max_new_tokens=40)
-    assert len(told) == 40 / continuation.STREAM_TOKENS
+    write(CHARS, "abcd", ["a"], on_text=lambda row, new: told.append(new), max_new_tokens=40)
+    assert len(told) == 40 / generate.STREAM_TOKENS
 
 
-@given(
-    made=st.lists(st.sampled_from(list("aé€😀".encode()) + [0x80, 0xC3, 0xF0]), max_size=30),
-    stop=st.lists(st.sampled_from(["a", "é", "a€", "é😀", "\ufffd", "\ufffda", "aé€"]), max_size=2),
-    cuts=st.sets(st.integers(1, 29)),
+@pytest.mark.parametrize(
+    "tok, text, settings",
+    [
+        (CHARS, "abcdé😀", {"stop": ("dé", "bca")}),
+        (CHARS, "\nabcdé", {"items": True}),
+        (BYTES, "aé€😀", {"stop": ("€😀a", "é€a")}),
+    ],
 )
-@example(made=list("aé€b".encode()), stop=["é", "aé€"], cuts={3})
-@example(made=list("aé€b".encode()), stop=["aé€", "€"], cuts={5})
-def test_whatever_bytes_come_and_whenever_one_looks_the_text_is_one(made, stop, cuts):
-    def watch(cuts):
-        settings, ids = Settings(stop=tuple(stop)), np.array(made, np.int32)
-        row = Watched(BYTES, "", ids[:0], settings)
-        told = ""
-        for end in sorted(c for c in cuts if c < len(made)) + [len(made)]:
-            told += row.look(ids[:end], np.zeros(end), end == len(made))
-        return told, row.sample()
+def test_the_pieces_of_a_row_are_its_text_however_often_one_looks(tok, text, settings):
+    model, params = cycle(tok, text, 0.3)
+    settings = Settings(61, sampling.build(1.0), **settings)
+    prompts, key_R = ["", text[1], text[2:]], row_keys(3, 3, 1)
+    found = []
+    for look_every in (1, 8, 25, 61, 1000):
+        told, samples = ["", "", ""], [None, None, None]
+        for row, new, sample in generate.stream(
+            model, params, tok, prompts, key_R, settings, look_every
+        ):
+            assert samples[row] is None, "a row goes on after its sample"
+            assert bool(new) is (sample is None)
+            told[row] += new
+            samples[row] = sample
+        assert told == [sample.text for sample in samples]
+        found.append(samples)
+    assert all(samples == found[0] for samples in found)
+    assert len({sample.text for sample in found[0]}) > 1
 
-    told, sample = watch(cuts)
-    whole, plain = watch(())
-    assert told == sample.text == plain.text == whole
-    assert BYTES.decode(sample.ids).startswith(sample.text)
-    expected = BYTES.decode(made)
-    complete = [(expected.find(s) + len(s), expected.find(s)) for s in stop if s in expected]
-    assert sample.text == expected[: min(complete, default=(None, None))[1]]
+
+def test_a_row_that_has_stopped_grows_no_more(monkeypatch):
+    advance, lengths = generate.decode.advance, []
+
+    def watched(*args):
+        state = advance(*args)
+        lengths.append(state.length_B.tolist())
+        return state
+
+    monkeypatch.setattr(generate.decode, "advance", watched)
+    model, params = cycle(CHARS, "abcd")
+    (e,) = CHARS.encode("é")
+    params["token_embedding_table"]["embedding"][e, e] = 99  # it follows itself
+    settings = Settings(12, sampling.build(1.0), stop=("dab",))
+    list(generate.stream(model, params, CHARS, ["a", "é"], row_keys(0, 2, 1), settings, 4))
+    assert lengths == [[5, 5], [9, 9], [9, 13]]  # "dab" is there at the second look
+
+
+def test_whoever_stops_asking_stops_the_making(monkeypatch):
+    advance, calls = generate.decode.advance, []
+
+    def counted(*args):
+        calls.append(args)
+        return advance(*args)
+
+    monkeypatch.setattr(generate.decode, "advance", counted)
+    model, params = cycle(CHARS, "abcd")
+    key_R, settings = row_keys(0, 2, 1), Settings(40, sampling.build(1.0))
+    pieces = generate.stream(model, params, CHARS, ["a", "b"], key_R, settings, 4)
+    assert not calls  # nothing is made before it is asked for
+    assert [next(pieces) for _ in range(5)][-1] == (0, "bcda", None)
+    assert len(calls) == 3
+    pieces.close()
+    assert list(pieces) == [] and len(calls) == 3
+    assert len(list(generate.stream(model, params, CHARS, ["a", "b"], key_R, settings, 4))) == 22
+    assert len(calls) == 3 + 10
 
 
 # ---- what a text depends on -------------------------------------------------------------------
@@ -183,32 +286,32 @@ CHANCE = {"chance": 1.0, "max_new_tokens": 30}
 
 
 def test_the_first_of_four_samples_is_the_only_one_of_one():
-    one = generate(CHARS, "abcd", ["a", "bc"], num_samples=1, **CHANCE)
-    four = generate(CHARS, "abcd", ["a", "bc"], num_samples=4, **CHANCE)
+    one = write(CHARS, "abcd", ["a", "bc"], num_samples=1, **CHANCE)
+    four = write(CHARS, "abcd", ["a", "bc"], num_samples=4, **CHANCE)
     assert [four[0], four[4]] == one
     assert len({s.text for s in four}) == 8
 
 
 def test_a_row_does_not_depend_on_its_company():
     prompts = ["a", "", "dcba", "é", "abcd" * 5, "b", "cc"]
-    seven = generate(CHARS, "abcd", prompts, **CHANCE)
+    seven = write(CHARS, "abcd", prompts, **CHANCE)
     model, params = cycle(CHARS, "abcd", 1.0)
     for b, (prompt, together) in enumerate(zip(prompts, seven, strict=True)):
-        settings, key_R = Settings(30, samplers.build(1.0)), row_keys(0, 7, 1)[b : b + 1]
+        settings, key_R = Settings(30, sampling.build(1.0)), row_keys(0, 7, 1)[b : b + 1]
         assert continue_rows(model, params, CHARS, [prompt], key_R, settings) == [together]
 
 
 def test_many_rows_come_in_groups_and_are_the_same(monkeypatch):
     told = {}
     prompts = ["a", "", "dcba", "é", "abcd" * 5, "b", "cc"]
-    together = generate(CHARS, "abcd", prompts, **CHANCE)
-    monkeypatch.setattr(continuation, "GROUP_ROWS", 3)
+    together = write(CHARS, "abcd", prompts, **CHANCE)
+    monkeypatch.setattr(generate, "GROUP_ROWS", 3)
 
     def on_text(row, new):
         told[row] = told.get(row, "") + new
 
-    assert generate(CHARS, "abcd", prompts, **CHANCE) == together
-    assert generate(CHARS, "abcd", prompts, on_text=on_text, **CHANCE) == together
+    assert write(CHARS, "abcd", prompts, **CHANCE) == together
+    assert write(CHARS, "abcd", prompts, on_text=on_text, **CHANCE) == together
     assert [told[b] for b in range(7)] == [sample.text for sample in together]
 
 
@@ -223,11 +326,11 @@ def test_keys_are_those_of_seed_prompt_and_number():
 
 
 def test_a_seed_decides_the_text():
-    texts = [generate(CHARS, "abcd", ["a"], seed=seed, **CHANCE)[0].text for seed in (0, 1, 0)]
+    texts = [write(CHARS, "abcd", ["a"], seed=seed, **CHANCE)[0].text for seed in (0, 1, 0)]
     assert texts[0] == texts[2] != texts[1]
     with_key = row_keys(jax.random.key(1), 1, 1)
     model, params = cycle(CHARS, "abcd", 1.0)
-    settings = Settings(30, samplers.build(1.0))
+    settings = Settings(30, sampling.build(1.0))
     assert continue_rows(model, params, CHARS, ["a"], with_key, settings)[0].text == texts[1]
 
 
@@ -257,23 +360,23 @@ def test_a_seed_that_jax_would_take_for_another_is_refused(seed):
 
 def test_no_prompt_at_all_is_refused():
     with pytest.raises(UserError, match="there is no prompt"):
-        generate(CHARS, "abcd", [])
+        write(CHARS, "abcd", [])
 
 
 def test_an_item_does_not_go_over_a_lines_end():
     tok = CharTokenizer("\nabcd")
     with pytest.raises(UserError, match=r"'ab\\nc' goes over a line's end"):
-        generate(tok, "abcd", ["a", "ab\nc"], items=True)
+        write(tok, "abcd", ["a", "ab\nc"], items=True)
 
 
 def test_a_prompt_outside_the_vocabulary_is_explained():
     with pytest.raises(UserError, match=r"'ß' \(U\+00DF\) at position 2"):
-        generate(CHARS, "abcd", ["a", "abß"])
+        write(CHARS, "abcd", ["a", "abß"])
 
 
 def test_logits_that_are_not_finite_are_an_error_not_a_character():
     model, params = cycle(CHARS, "abcd")
     params["token_embedding_table"]["embedding"][CHARS.encode("c")] = np.nan
-    settings = Settings(3, samplers.build(1.0))
-    with pytest.raises(UserError, match="row 1: the logits behind token 4 are not finite"):
+    settings = Settings(3, sampling.build(1.0))
+    with pytest.raises(UserError, match="row 1: the logits after token 4 are not finite"):
         continue_rows(model, params, CHARS, ["d", "aab"], row_keys(0, 2, 1), settings)

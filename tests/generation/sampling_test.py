@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from gptjax.errors import UserError
-from gptjax.generation import sampling as samplers
+from gptjax.generation import sampling
 from gptjax.generation.sampling import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
 
 N, V, B = 20_000, 9, 4
@@ -54,11 +54,11 @@ def rows(logits, n=B):
     return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (n, len(logits)))
 
 
-def draw(sampler, seed=0, logits=LOGITS_V, n=N):
+def count(sampler, seed=0, logits=LOGITS_V, n=N):
     """How often each token comes in n draws, each row with a key of its own."""
     changed = sampler(rows(logits, n), rows(SEEN_V, n).astype(bool))
     keys = jax.random.split(jax.random.key(seed), n)
-    drawn = jax.vmap(jax.random.categorical)(keys, changed)
+    drawn = sampling.draw(keys, jnp.full(n, seed), changed)
     return np.bincount(drawn, minlength=len(logits))
 
 
@@ -91,13 +91,13 @@ SETTINGS = [
 
 def build(settings):
     settings = dict(settings)
-    return samplers.build(repetition_penalty=settings.pop("penalty", None), **settings)
+    return sampling.build(repetition_penalty=settings.pop("penalty", None), **settings)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_draws_have_the_exact_distribution(settings):
     p = expected(LOGITS_V, SEEN_V, **settings)
-    assert p_value(draw(build(settings)), p) > 1e-4
+    assert p_value(count(build(settings)), p) > 1e-4
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -109,7 +109,7 @@ def test_logits_are_those_of_the_exact_distribution(settings):
 
 def test_the_chi_square_of_this_file_sees_a_temperature_that_is_a_tenth_off():
     p = expected(LOGITS_V, SEEN_V, temperature=1.0)
-    assert p_value(draw(Temperature(1.1)), p) < 1e-4
+    assert p_value(count(Temperature(1.1)), p) < 1e-4
 
 
 def test_each_row_is_treated_by_its_own_logits_and_past():
@@ -124,19 +124,19 @@ def test_each_row_is_treated_by_its_own_logits_and_past():
 @pytest.mark.parametrize("temperature", [0, 1e-40, 1e-30, 1e-9, 1e-6, 1e-3])
 @pytest.mark.parametrize("shift", [0, -50, 50])  # all negative, all positive
 def test_temperature_0_and_what_comes_near_it_is_greedy(temperature, shift):
-    counts = draw(samplers.build(temperature), logits=LOGITS_V + shift, n=99)
+    counts = count(sampling.build(temperature), logits=LOGITS_V + shift, n=99)
     assert counts[2] == 99 == counts.sum()
 
 
 def test_greedy_is_top_k_1_is_a_tiny_top_p_is_min_p_1():
     for sampler in (TopK(1), TopP(1e-9), MinP(1.0), Temperature(0.0)):
-        assert draw(sampler, n=99)[2] == 99
+        assert count(sampler, n=99)[2] == 99
 
 
 @pytest.mark.parametrize("sampler", [TopK(1), TopP(1e-9), Temperature(0.0)])
 def test_of_equals_the_greedy_take_the_first(sampler):
     tied = np.array([0.5, 2.0, 2.0, -1.0, 2.0])
-    assert draw(sampler, logits=tied, n=77)[1] == 77
+    assert count(sampler, logits=tied, n=77)[1] == 77
 
 
 def test_equals_at_the_border_come_in_order_of_their_ids():
@@ -164,33 +164,33 @@ def test_a_chain_goes_first_to_last():
 
 
 def test_only_the_penalty_reads_the_past():
-    assert samplers.build(0.5, 3, 0.9, 0.1, 1.2).reads_past
-    assert not samplers.build(0.5, 3, 0.9, 0.1).reads_past
+    assert sampling.build(0.5, 3, 0.9, 0.1, 1.2).reads_past
+    assert not sampling.build(0.5, 3, 0.9, 0.1).reads_past
 
 
 def test_an_impossible_token_stays_impossible():
     logits = np.where(np.arange(V) < 3, -np.inf, LOGITS_V)
-    changed = samplers.build(0.8, 7, 0.99, 0.001, 1.5)(rows(logits), rows(SEEN_V).astype(bool))
+    changed = sampling.build(0.8, 7, 0.99, 0.001, 1.5)(rows(logits), rows(SEEN_V).astype(bool))
     assert not np.isfinite(changed[:, :3]).any() and not np.isnan(changed).any()
 
 
 @pytest.mark.parametrize(
     "make, named",
     [
-        (lambda: samplers.build(-0.5), "temperature=-0.5"),
-        (lambda: samplers.build(float("nan")), "temperature=nan"),
-        (lambda: samplers.build(float("inf")), "temperature=inf"),
-        (lambda: samplers.build(top_k=0), "top_k=0"),
-        (lambda: samplers.build(top_k=-3), "top_k=-3"),
-        (lambda: samplers.build(top_k=2.5), "top_k=2.5"),
-        (lambda: samplers.build(top_k=np.int64(0)), "top_k=0"),
-        (lambda: samplers.build(top_p=0), "top_p=0.0"),
-        (lambda: samplers.build(top_p=1.01), "top_p=1.01"),
-        (lambda: samplers.build(top_p=float("nan")), "top_p=nan"),
-        (lambda: samplers.build(min_p=-0.1), "min_p=-0.1"),
-        (lambda: samplers.build(min_p=1.5), "min_p=1.5"),
-        (lambda: samplers.build(repetition_penalty=0), "repetition_penalty=0.0"),
-        (lambda: samplers.build(repetition_penalty=-2), "repetition_penalty=-2.0"),
+        (lambda: sampling.build(-0.5), "temperature=-0.5"),
+        (lambda: sampling.build(float("nan")), "temperature=nan"),
+        (lambda: sampling.build(float("inf")), "temperature=inf"),
+        (lambda: sampling.build(top_k=0), "top_k=0"),
+        (lambda: sampling.build(top_k=-3), "top_k=-3"),
+        (lambda: sampling.build(top_k=2.5), "top_k=2.5"),
+        (lambda: sampling.build(top_k=np.int64(0)), "top_k=0"),
+        (lambda: sampling.build(top_p=0), "top_p=0.0"),
+        (lambda: sampling.build(top_p=1.01), "top_p=1.01"),
+        (lambda: sampling.build(top_p=float("nan")), "top_p=nan"),
+        (lambda: sampling.build(min_p=-0.1), "min_p=-0.1"),
+        (lambda: sampling.build(min_p=1.5), "min_p=1.5"),
+        (lambda: sampling.build(repetition_penalty=0), "repetition_penalty=0.0"),
+        (lambda: sampling.build(repetition_penalty=-2), "repetition_penalty=-2.0"),
         (lambda: TopP(0), "top_p=0"),
         (lambda: Temperature(-1), "temperature=-1"),
     ],
@@ -205,6 +205,26 @@ def test_another_number_compiles_nothing_new():
     apply = jax.jit(lambda sampler, logits, seen: sampler(logits, seen))
     seen = rows(SEEN_V).astype(bool)
     for number in (0, 0.5, 1, 2):
-        sampler = samplers.build(number, 1 + int(number), 0.5 + number / 9, number / 9, 1 + number)
+        sampler = sampling.build(number, 1 + int(number), 0.5 + number / 9, number / 9, 1 + number)
         apply(sampler, rows(LOGITS_V), seen)
     assert apply._cache_size() == 1
+
+
+def test_what_a_row_draws_depends_on_its_key_and_place_alone():
+    keys, places = jax.random.split(jax.random.key(0), 50), jnp.arange(50) % 7
+    drawn = sampling.draw(keys, places, rows(LOGITS_V, 50))
+    assert drawn.dtype == jnp.int32 and drawn.shape == (50,)
+    some = np.array([31, 4, 17])  # in other company, in another order
+    np.testing.assert_array_equal(
+        sampling.draw(keys[some], places[some], rows(LOGITS_V, 3)), drawn[some]
+    )
+    for changed in (sampling.draw(keys, places + 1, rows(LOGITS_V, 50)), drawn[::-1]):
+        assert (changed != drawn).sum() > 25
+
+
+def test_a_rule_is_checked_when_it_is_made_and_not_when_it_is_traced():
+    apply = jax.jit(lambda rule, logits: rule(logits, None))
+    for rule in (Temperature(0.0), TopK(1), TopP(0.5), MinP(0.0)):
+        apply(jax.tree.map(jnp.asarray, rule), rows(LOGITS_V))  # an array is no Python number
+    with pytest.raises(UserError, match="top_k=0 must be a whole number, 1 or more"):
+        sampling.build(top_k=0)

@@ -38,5 +38,5 @@ def test_a_head_whose_queries_are_zero_averages_its_values():
     kernel = np.random.default_rng(1).normal(size=(3, C, 5)).astype(np.float32)
     params = {"query": np.zeros((C, 5), np.float32), "key": kernel[1], "value": kernel[2]}
     params = {name: {"kernel": jnp.asarray(k)} for name, k in params.items()}
-    out, _ = Head(head_size=5, block_size=T).apply({"params": params}, X)
+    out = Head(head_size=5, block_size=T).apply({"params": params}, X)
     np.testing.assert_allclose(out, averaging.average_matmul(X @ kernel[2]), atol=1e-5)

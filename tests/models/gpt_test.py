@@ -1,4 +1,4 @@
-"""The GPT is the notes' formulas: every module against plain numpy, the cache against the whole.
+"""The GPT is the notes' formulas: every module against plain numpy, in float64.
 
 B batch, T time, C channels, H heads, K head size, F width inside the feed-forward, V vocabulary:
 all different, so that a transposed axis cannot pass.
@@ -17,7 +17,7 @@ from flax import linen as nn
 from gptjax.models.gpt import Block, FeedForward, GPTLanguageModel, Head, MultiHeadAttention
 
 B, T, BLOCK, C, H, K, V, N = 2, 5, 8, 12, 3, 4, 13, 2
-F = 4 * C
+F, P = 4 * C, 0.25  # P: what dropout drops
 X = np.random.default_rng(0).normal(size=(B, T, C)).astype(np.float32)
 TOKENS = np.random.default_rng(1).integers(0, V, (B, T))
 
@@ -86,6 +86,10 @@ def gpt(p, tokens):
     return dense(p["lm_head"], x) if "lm_head" in p else x @ table.T
 
 
+def model(**changes):
+    return GPTLanguageModel(V, BLOCK, C, H, N, **changes)
+
+
 # ---- shapes and formulas ----------------------------------------------------------------------
 
 
@@ -103,23 +107,15 @@ NORM = {"scale": (C,), "bias": (C,)}
     [
         (Head(K, BLOCK), (B, T, K), SELF),
         (MultiHeadAttention(H, K, BLOCK), (B, T, C), SA),
-        (FeedForward(), (B, T, C), FFWD),
-        (Block(H, BLOCK), (B, T, C), {"ln1": NORM, "sa": SA, "ln2": NORM, "ffwd": FFWD}),
+        (FeedForward(C), (B, T, C), FFWD),
+        (Block(C, H, BLOCK), (B, T, C), {"ln1": NORM, "sa": SA, "ln2": NORM, "ffwd": FFWD}),
     ],
 )
 def test_shapes(module, shape, parameters):
     out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), X)
-    chex.assert_shape(out if isinstance(module, FeedForward) else out[0], shape)
+    chex.assert_shape(out, shape)
+    assert set(variables) == {"params"}
     assert jax.tree.map(lambda leaf: leaf.shape, variables["params"]) == parameters
-
-
-def test_an_empty_cache_has_a_place_per_row_head_token_and_channel():
-    cache = model().empty_cache(B)
-    assert len(cache.keys) == len(cache.values) == N
-    for array in cache.keys + cache.values:
-        assert sorted(array.shape) == sorted((B, H, BLOCK, K)) and array.dtype == jnp.float32
-    chex.assert_shape(cache.length_B, (B,))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(cache))
 
 
 @pytest.mark.parametrize(
@@ -127,20 +123,19 @@ def test_an_empty_cache_has_a_place_per_row_head_token_and_channel():
     [
         (Head(K, BLOCK), head),
         (MultiHeadAttention(H, K, BLOCK), multi_head),
-        (FeedForward(), feed_forward),
-        (Block(H, BLOCK), block),
+        (FeedForward(C), feed_forward),
+        (Block(C, H, BLOCK), block),
     ],
 )
 @pytest.mark.parametrize("scale", [1, 1e-3])  # at 1e-3 a LayerNorm's epsilon is half of it
 def test_a_module_is_its_formula(module, formula, scale, random_params):
     params = random_params(module, X)
     out = apply(module, params, scale * X)
-    out = out if isinstance(module, FeedForward) else out[0]
     np.testing.assert_allclose(out, formula(params, scale * X), rtol=1e-3, atol=1e-5 * scale)
 
 
 def test_gelu_is_the_one_with_erf(random_params):
-    module = FeedForward(activation="gelu")
+    module = FeedForward(C, activation="gelu")
     params = random_params(module, X)
     x = dense(params["fc"], X)
     phi = np.vectorize(lambda z: (1 + math.erf(z / math.sqrt(2))) / 2)
@@ -161,10 +156,10 @@ def test_vmapped_heads_are_single_heads_run_one_by_one(random_params):
     many, one = MultiHeadAttention(H, K, BLOCK), Head(K, BLOCK)
     params = random_params(many, X)
     outs = [
-        apply(one, jax.tree.map(lambda leaf, h=h: leaf[h], params["heads"]), X)[0] for h in range(H)
+        apply(one, jax.tree.map(lambda leaf, h=h: leaf[h], params["heads"]), X) for h in range(H)
     ]
     expected = dense(params["proj"], np.concatenate(outs, axis=-1))
-    np.testing.assert_allclose(apply(many, params, X)[0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply(many, params, X), expected, rtol=1e-5, atol=1e-6)
 
 
 # ---- attention's weights ----------------------------------------------------------------------
@@ -183,9 +178,51 @@ def revealed(head_size, length, seed=0):
 
 def test_each_token_deals_out_one_whole_among_itself_and_the_past():
     params, x = revealed(head_size=T + 2, length=T)
-    wei_BxTxS = apply(Head(T + 2, BLOCK), params, x)[0][..., :T]
+    wei_BxTxS = apply(Head(T + 2, BLOCK), params, x)[..., :T]
     np.testing.assert_allclose(wei_BxTxS.sum(-1), np.ones((B, T)), rtol=1e-6)
     np.testing.assert_array_equal(wei_BxTxS > 0, np.broadcast_to(np.tri(T) > 0, (B, T, T)))
+
+
+def test_a_head_keeps_its_weights_only_when_asked():
+    params, x = revealed(head_size=T + 2, length=T)
+    head = Head(T + 2, BLOCK)
+    assert isinstance(head.apply({"params": params}, x), jax.Array)
+    out, kept = apply(head, params, x, mutable=["intermediates"])
+    assert jax.tree.structure(kept) == jax.tree.structure({"intermediates": {"wei": (0,)}})
+    np.testing.assert_array_equal(kept["intermediates"]["wei"][0], out[..., :T])
+
+
+def test_every_head_of_every_block_keeps_its_weights_when_asked(random_params):
+    ours = model(dropout=P)
+    params = random_params(ours, TOKENS)
+    _, kept = apply(ours, params, TOKENS, mutable=["intermediates"])
+    assert set(kept) == {"intermediates"} and len(jax.tree.leaves(kept)) == N
+    for n in range(N):
+        (wei_HxBxTxS,) = kept["intermediates"][f"blocks_{n}"]["sa"]["heads"]["wei"]
+        chex.assert_shape(wei_HxBxTxS, (H, B, T, T))
+        np.testing.assert_allclose(wei_HxBxTxS.sum(-1), np.ones((H, B, T)), rtol=1e-6)
+        past = np.broadcast_to(np.tri(T) > 0, (H, B, T, T))
+        np.testing.assert_array_equal(wei_HxBxTxS > 0, past)
+
+
+def test_training_does_not_know_that_weights_may_be_kept(monkeypatch):
+    ours = model(dropout=P)
+
+    def program():
+        variables = jax.eval_shape(ours.init, jax.random.key(0), TOKENS)
+        assert set(variables) == {"params"}
+
+        def loss(params, key):
+            logits = ours.apply({"params": params}, TOKENS, train=True, rngs={"dropout": key})
+            return logits.sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(variables["params"], jax.random.key(0)))
+
+    asked, with_it = [], program()
+    monkeypatch.setattr(Head, "sow", lambda self, *args: asked.append(args[:2]))
+    without = program()
+    assert set(asked) == {("intermediates", "wei")}  # so that this test can fail
+    assert with_it == without
 
 
 def test_a_shorter_row_is_the_beginning_of_a_longer_one(random_params):
@@ -209,57 +246,7 @@ def test_a_position_is_seen_from_itself_on(random_params):
     np.testing.assert_array_equal(seen_TxBLOCK, np.tri(T, BLOCK) > 0)
 
 
-# ---- the cache --------------------------------------------------------------------------------
-
-
-def model(**changes):
-    return GPTLanguageModel(V, BLOCK, C, H, N, **changes)
-
-
-@pytest.fixture(scope="module")
-def decoding(quick_compile, random_params):
-    """A model's decode, compiled once per length of piece, and tokens with their plain logits."""
-    ours, tokens = model(), np.random.default_rng(3).integers(0, V, (B, BLOCK))
-    params = random_params(ours, tokens)
-    decode = jax.jit(lambda x, cache: ours.apply({"params": params}, x, cache, method="decode"))
-    return decode, tokens, apply(ours, params, tokens), ours.empty_cache(B)
-
-
-@pytest.mark.parametrize("pieces", [[1] * BLOCK, [BLOCK], [3, 1, 3, 1]])
-def test_reading_in_pieces_is_reading_at_once(pieces, decoding):
-    decode, tokens, whole, cache = decoding
-    start = 0
-    for length in pieces:
-        logits, cache = decode(tokens[:, start : start + length], cache)
-        chex.assert_shape(logits, (B, length, V))
-        np.testing.assert_allclose(
-            logits, whole[:, start : start + length], rtol=1e-5, atol=1e-5 * np.abs(whole).max()
-        )
-        start += length
-        np.testing.assert_array_equal(cache.length_B, [start] * B)
-
-
-def test_rows_of_different_lengths_each_continue_where_they_are(decoding):
-    decode, tokens, whole, cache = decoding
-    # Row 0 has read 1 token and row 1 has read 3: what stands behind them is not seen.
-    lengths = np.array([1, 3], np.int32)
-    told = np.where(np.arange(5) < lengths[:, None], tokens[:, :5], (tokens[:, :5] + 1) % V)
-    _, cache = decode(told, cache)
-    cache = cache.replace(length_B=jnp.asarray(lengths))
-    for step in range(2):
-        place = lengths + step
-        new = np.take_along_axis(tokens, place[:, None], axis=1)
-        logits, cache = decode(new, cache)
-        for b in range(B):
-            np.testing.assert_allclose(
-                logits[b, 0], whole[b, place[b]], rtol=1e-5, atol=1e-5 * np.abs(whole).max()
-            )
-    np.testing.assert_array_equal(cache.length_B, lengths + 2)
-
-
 # ---- dropout ----------------------------------------------------------------------------------
-
-P = 0.25
 
 
 def near(share, expected, n):
@@ -270,8 +257,8 @@ def near(share, expected, n):
 def test_dropout_in_a_head_falls_on_the_weights():
     length = 40
     params, x = revealed(length, length)
-    plain = apply(Head(length, length), params, x)[0]
-    out = apply(Head(length, length, P), params, x, train=True, key=jax.random.key(0))[0]
+    plain = apply(Head(length, length), params, x)
+    out = apply(Head(length, length, P), params, x, train=True, key=jax.random.key(0))
     kept = out != 0
     np.testing.assert_allclose(out[kept], (plain / (1 - P))[kept], rtol=1e-4)
     past = np.broadcast_to(np.tri(length) > 0, out.shape)
@@ -286,7 +273,7 @@ def test_every_head_drops_weights_of_its_own(random_params):
     params = jax.tree.map(np.zeros_like, random_params(module, x))
     params["heads"]["value"]["kernel"] += 1 / C
     params["proj"] = {"kernel": np.eye(C, dtype=np.float32), "bias": np.full(C, 9, np.float32)}
-    out = apply(module, params, x, train=True, key=jax.random.key(0))[0]
+    out = apply(module, params, x, train=True, key=jax.random.key(0))
     # Of a head's K channels the projection's dropout leaves at least one, nearly always.
     shown_BxH = np.asarray(out).reshape(-1, H, K).max(-1)
     dropped_BxH = np.isclose(shown_BxH, 9 / (1 - P))
@@ -296,14 +283,13 @@ def test_every_head_drops_weights_of_its_own(random_params):
         assert near(together.mean(), P * P, len(x))
 
 
-@pytest.mark.parametrize("module", [MultiHeadAttention(H, K, BLOCK, P), FeedForward(dropout=P)])
-def test_dropout_behind_a_projection_scales_what_is_left(module, random_params):
+@pytest.mark.parametrize("module", [MultiHeadAttention(H, K, BLOCK, P), FeedForward(C, P)])
+def test_dropout_after_a_projection_scales_what_is_left(module, random_params):
     # Kernels of 0 leave the bias alone: whatever came before, its dropout is not seen.
     x = np.zeros((B * 100, T, C), np.float32)
     params = jax.tree.map(np.zeros_like, random_params(module, x))
     params["proj"]["bias"] = np.arange(1, C + 1, dtype=np.float32)
-    out = apply(module, params, x, train=True, key=jax.random.key(0))
-    out = np.asarray(out if isinstance(module, FeedForward) else out[0])
+    out = np.asarray(apply(module, params, x, train=True, key=jax.random.key(0)))
     kept = out != 0
     expected = np.broadcast_to(params["proj"]["bias"] / (1 - P), out.shape)
     np.testing.assert_allclose(out[kept], expected[kept], rtol=1e-6)
@@ -316,7 +302,7 @@ def test_a_block_drops_at_the_three_sites_of_the_notes_and_nowhere_else():
     def watch(call, args, kwargs, context):
         if isinstance(context.module, nn.Dropout):
             sites.append("/".join(context.module.path[:-1]))
-            assert (context.module.rate, context.module.deterministic) == (P, False)
+            assert (context.module.rate, kwargs) == (P, {"deterministic": False})
         return call(*args, **kwargs)
 
     params = jax.eval_shape(ours.init, jax.random.key(0), TOKENS)

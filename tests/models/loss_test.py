@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.models.loss import cross_entropy
+from gptjax.models.loss import cross_entropy, token_nats
 
 B, T, V = 3, 5, 7
 loss = jax.jit(cross_entropy)
@@ -81,3 +81,16 @@ def test_half_precision_scores_are_summed_in_float32():
         nats, count = loss(rounded, y, jnp.asarray(w, jnp.bfloat16))
         assert nats.dtype == count.dtype == jnp.float32
         np.testing.assert_allclose(nats, by_hand(rounded, y, w), rtol=1e-5)
+
+
+def test_the_nats_of_each_place_are_what_is_summed():
+    logits, y, w = example()
+    nats_BxT = token_nats(jnp.asarray(logits, jnp.bfloat16), y)
+    chex.assert_shape(nats_BxT, (B, T))
+    assert nats_BxT.dtype == jnp.float32
+    for b in range(B):
+        for t in range(T):
+            one = np.s_[b : b + 1, t : t + 1]
+            expected = by_hand(jnp.asarray(logits, jnp.bfloat16)[one], y[one], np.ones((1, 1)))
+            np.testing.assert_allclose(nats_BxT[b, t], expected, rtol=1e-5)
+    np.testing.assert_allclose(np.sum(token_nats(logits, y) * w), loss(logits, y, w)[0], rtol=1e-6)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.config import files as config_file
-from gptjax.config import parse as gptjax_config
+from gptjax.config import files, parse
+from gptjax.config.schema import ModelConfig
 from gptjax.errors import UserError
-from gptjax.models import ModelConfig
 from gptjax.models.gpt import FeedForward, Head, MultiHeadAttention
 from gptjax.training import experiment
 
@@ -43,15 +42,15 @@ def test_each_rung_adds_one_module_to_the_one_before():
 
 
 @pytest.mark.parametrize("kind", ["head", "multihead", "ffwd"])
-def test_a_rung_is_its_modules_one_behind_the_other(kind, random_params):
+def test_a_rung_is_its_modules_one_after_the_other(kind, random_params):
     x_BxT = np.arange(B * T).reshape(B, T) % V
     params = random_params(rung(kind), x_BxT)
     x = params["token_embedding_table"]["embedding"][x_BxT]
     x = x + params["position_embedding_table"]["embedding"][:T]
     sa = Head(C, 8) if kind == "head" else MultiHeadAttention(H, C // H, 8)
-    x, _ = sa.apply({"params": params["sa"]}, x)
+    x = sa.apply({"params": params["sa"]}, x)
     if kind == "ffwd":
-        x = FeedForward().apply({"params": params["ffwd"]}, x)
+        x = FeedForward(C).apply({"params": params["ffwd"]}, x)
     expected = x @ params["lm_head"]["kernel"] + params["lm_head"]["bias"]
     np.testing.assert_allclose(rung(kind).apply({"params": params}, x_BxT), expected, atol=1e-4)
 
@@ -78,29 +77,30 @@ def test_a_number_of_heads_that_does_not_divide_is_refused():
 def test_every_rung_trains(name, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat.\n" * 60, encoding="utf-8")
-    settings = config_file.load(f"ladder:{name}")
+    settings = files.load(f"ladder:{name}")
     settings.data.path = str(path)
     # The same modules, narrower and fewer: what compiles and falls here does at full size.
     settings.model.update(n_embd=8, n_layer=1, block_size=8)
     settings.train.update(steps=60, batch_size=8)
     settings.optim.learning_rate = 1e-2
-    exp = experiment.build(gptjax_config.from_dict(settings))
-    batch = exp.train_batches(0, 60, 60)
-    _, seen = exp.train_chunk(exp.init_state(), batch, 60, exp.dropout_key)
+    settings.train.chunk_steps = 60
+    exp = experiment.build(parse.from_dict(settings))
+    batches, rates = exp.chunk_inputs(0, 60)
+    _, seen = exp.train_chunk(exp.init_state(), batches, rates, 60, exp.dropout_key)
     losses = np.asarray(seen.loss_nats)
     assert seen.finite.all() and losses[-1] < losses[0] - 0.3
 
 
 def test_the_settings_are_the_lectures():
     for name in RUNGS:
-        config = gptjax_config.from_dict(config_file.load(f"ladder:{name}"))
+        config = parse.from_dict(files.load(f"ladder:{name}"))
         assert config.train.steps == 5000 and config.optim.weight_decay == 0.01
         assert config.optim.learning_rate == (1e-2 if name == "bigram" else 1e-3)
         sizes = (config.model.n_embd, config.model.block_size, config.train.batch_size)
         assert sizes == ((64, 32, 16) if name == "gpt" else (32, 8, 32))
         assert config.expected == {"tinyshakespeare": BANDS[name]}
     with pytest.raises(UserError, match="no rung 'heads': choose bigram, embed, head"):
-        config_file.load("ladder:heads")
+        files.load("ladder:heads")
 
 
 def test_the_bands_hold_the_published_losses_and_go_down():

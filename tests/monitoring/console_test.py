@@ -7,8 +7,9 @@ import re
 import pytest
 from gpt_tree import PER_BLOCK, TOTAL, gpt
 
-from gptjax.monitoring import console as terminal_door
-from gptjax.monitoring import param_table as model_table
+from gptjax.monitoring import console
+from gptjax.monitoring.console import Terminal
+from gptjax.monitoring.param_table import model_rows
 
 
 def screen(output):
@@ -29,7 +30,7 @@ def clock(monkeypatch):
     class Clock:
         now = 1000.0
 
-    monkeypatch.setattr(terminal_door.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(console.time, "monotonic", lambda: Clock.now)
     return Clock
 
 
@@ -53,7 +54,7 @@ def no_color(monkeypatch):
     ],
 )
 def test_duration(seconds, text):
-    assert terminal_door.duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 # Terminal
@@ -62,7 +63,7 @@ def test_duration(seconds, text):
 def show(terminal, clock, steps=203):
     """A run with everything in it."""
     facts = {f"fact {i}": "value" for i in range(8)} | {"path": "a\x1b[2Jb"}
-    terminal.header(title="gpt-small", lines=facts, model_rows=model_table.model_rows(gpt(4)))
+    terminal.header(title="gpt-small", lines=facts, model_rows=model_rows(gpt(4)))
     for step in range(1, steps + 1):
         clock.now += 0.5
         terminal.progress(
@@ -81,7 +82,7 @@ def show(terminal, clock, steps=203):
 
 def test_plain_lines_are_few_and_without_control_characters(clock, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with terminal_door.Terminal() as terminal:
+    with Terminal() as terminal:
         show(terminal, clock)
     out, err = capsys.readouterr()
     assert all(c == "\n" or c.isprintable() for c in out + err)
@@ -103,9 +104,9 @@ def test_plain_lines_are_few_and_without_control_characters(clock, monkeypatch, 
 
 
 def test_the_header_of_a_gpt_fits_a_screen(clock, capsys):
-    with terminal_door.Terminal() as terminal:
+    with Terminal() as terminal:
         facts = {f"fact {i}": "value" for i in range(10)}
-        terminal.header(title="gpt", lines=facts, model_rows=model_table.model_rows(gpt(4)))
+        terminal.header(title="gpt", lines=facts, model_rows=model_rows(gpt(4)))
     out = capsys.readouterr().out
     assert len(out.rstrip("\n").splitlines()) <= 25
     assert f"{TOTAL + 4 * PER_BLOCK:,}" in out.rstrip().splitlines()[-1]
@@ -113,7 +114,7 @@ def test_the_header_of_a_gpt_fits_a_screen(clock, capsys):
 
 def test_a_live_line_is_redrawn_in_place_and_gone_at_the_end(clock, no_color, capsys):
     stream = io.StringIO()
-    with terminal_door.Terminal(stream, live=True) as terminal:
+    with Terminal(stream, live=True) as terminal:
         show(terminal, clock)
         clock.now += 1
         terminal.busy("sampling", 1, 3)
@@ -129,7 +130,7 @@ def test_a_live_line_is_redrawn_in_place_and_gone_at_the_end(clock, no_color, ca
 def test_live_redraws_are_limited_and_fit_a_narrow_terminal(clock, no_color, monkeypatch):
     monkeypatch.setenv("COLUMNS", "41")
     stream = io.StringIO()
-    with terminal_door.Terminal(stream, live=True) as terminal:
+    with Terminal(stream, live=True) as terminal:
         for done in range(1000):
             clock.now += 0.001
             terminal.busy("exact loss over a split with a long name", done, 1000)
@@ -137,14 +138,14 @@ def test_live_redraws_are_limited_and_fit_a_narrow_terminal(clock, no_color, mon
         assert len(screen(stream.getvalue())[0]) <= 40
     assert stream.getvalue().count("exact") <= 11
     monkeypatch.setenv("COLUMNS", "75")  # the bar gives way to the text
-    with terminal_door.Terminal(stream, live=True) as terminal:
+    with Terminal(stream, live=True) as terminal:
         terminal.progress(step=7, steps=900, loss_nats=1.0, tokens_per_second=5e4, seconds_left=125)
         assert screen(stream.getvalue())[-1].endswith("2 min 05 s left")
 
 
 def test_an_exception_keeps_the_line_and_starts_a_fresh_one(clock, no_color):
     stream = io.StringIO()
-    with pytest.raises(ZeroDivisionError), terminal_door.Terminal(stream, live=True) as terminal:
+    with pytest.raises(ZeroDivisionError), Terminal(stream, live=True) as terminal:
         terminal.progress(
             step=7, steps=9, loss_nats=1.0, tokens_per_second=5.0, seconds_left=math.inf
         )
@@ -158,7 +159,7 @@ def test_an_exception_keeps_the_line_and_starts_a_fresh_one(clock, no_color):
 def test_no_encoding_of_stdout_stops_a_run(clock, encoding, live):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    with terminal_door.Terminal(stream, live=live) as terminal:
+    with Terminal(stream, live=live) as terminal:
         show(terminal, clock)
         terminal.sample("कविता 🎭")
     text = raw.getvalue().decode(encoding)
@@ -175,8 +176,8 @@ def test_ci_and_dumb_terminals_get_plain_lines(clock, monkeypatch, name, value):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     stream, plain = Tty(), Tty()
-    show(terminal_door.Terminal(stream), clock)
+    show(Terminal(stream), clock)
     monkeypatch.setenv(name, value)
-    show(terminal_door.Terminal(plain), clock)
+    show(Terminal(plain), clock)
     assert "\r" in stream.getvalue() and "\x1b" in stream.getvalue()
     assert "\r" not in plain.getvalue() and "\x1b" not in plain.getvalue()

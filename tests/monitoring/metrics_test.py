@@ -1,25 +1,21 @@
-"""The files of a run: metrics.jsonl, event files, JSON, and the verdict."""
+"""The files of a run: metrics.jsonl and JSON, each line once and each file whole."""
 
 import errno
 import json
 import math
 import os
-import struct
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from gptjax.monitoring import metrics
+from gptjax.runtime import devices
 
 
 def strict(line):
     """Parse JSON as other programs do: NaN and Infinity are errors."""
     return json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-
-
-# metrics.jsonl
 
 
 def test_resuming_after_any_cut_leaves_each_line_once_and_none_torn(tmp_path, monkeypatch):
@@ -134,76 +130,41 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == text
 
 
-# TensorBoard
+def test_only_the_first_of_several_processes_writes_and_all_count_the_lines(tmp_path, monkeypatch):
+    path, records = tmp_path / "m", [{"step": 1, "loss_nats": 2.5}, {"step": 2, "sample": "a"}]
+    log = metrics.JsonLines(path, None)
+    for record in records:
+        log.write(record)
+    log.close()
+    before = path.read_bytes()
+    monkeypatch.setattr(devices, "is_writer", lambda: False)
+    log = metrics.JsonLines(path, 1)
+    assert log.n_lines == 1
+    log.write({"step": 2, "loss_nats": 1.5})
+    log.write({"step": 3, "loss_nats": 1.25})
+    assert log.n_lines == 3
+    with pytest.raises(KeyError):
+        log.write({"loss_nats": 1.0})
+    log.close()
+    assert path.read_bytes() == before
+    fresh = metrics.JsonLines(tmp_path / "new", None)
+    fresh.write({"step": 1})
+    fresh.close()
+    metrics.write_json(tmp_path / "summary.json", {"x": 1})
+    assert fresh.n_lines == 1 and os.listdir(tmp_path) == ["m"]
 
 
-def events(folder):
-    """All events of a folder, read from the record files by hand."""
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    found = []
-    for path in sorted(folder.glob("*tfevents*")):
-        data = path.read_bytes()
-        while data:
-            (size,) = struct.unpack("<Q", data[:8])
-            found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
-            data = data[16 + size :]
-    return found
+@pytest.mark.parametrize("n_lines", [None, 0, 1, 2, 9])
+def test_at_most_the_lines_of_a_checkpoint_are_kept(tmp_path, n_lines):
+    path = tmp_path / "m"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 2, "again": 1}\n{"step": 3}\n')
+    log = metrics.JsonLines(path, 2, n_lines)
+    log.close()
+    kept = [{"step": 1}, {"step": 2}, {"step": 2, "again": 1}][:n_lines]
+    assert metrics.read(path) == kept and log.n_lines == len(kept)
 
 
-def test_a_continued_tensorboard_run_hides_what_it_repeats(tmp_path):
-    pytest.importorskip("tensorboardX")
-    board = metrics.TensorBoard(tmp_path, None)
-    assert board.note == ""
-    for step in (10, 20, 30):
-        board.scalars(step, {"loss_nats/train": np.float32(step / 10)})
-    board.close()
-    assert [e.step for e in events(tmp_path) if e.summary.value] == [10, 20, 30]
-    again = metrics.TensorBoard(tmp_path, 20)
-    again.scalars(30, {"loss_nats/train": 3.0})
-    again.text(30, "sample", "a\nb")
-    again.close()
-    starts = [e for e in events(tmp_path) if e.HasField("session_log") and e.session_log.status]
-    # TensorBoard forgets what was written before with this step or a later one.
-    assert sorted(e.step for e in starts) == [0, 21]
-    assert sum(len(e.summary.value) for e in events(tmp_path) if e.step == 10) == 1
-    texts = [v.tensor.string_val for e in events(tmp_path) for v in e.summary.value if v.tensor]
-    assert [b"    a\n    b"] in [list(t) for t in texts]
-
-
-def test_without_tensorboardx_there_is_a_note_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    board = metrics.TensorBoard(tmp_path / "tb", 5)
-    board.scalars(6, {"a": 1.0})
-    board.text(6, "a", "b")
-    board.close()
-    assert "pip install tensorboardX" in board.note
-    assert os.listdir(tmp_path) == []
-
-
-# Verdict
-
-
-@pytest.mark.parametrize(
-    "nats, band, text, ok",
-    [
-        (1.79, (1.7, 1.9), "val 1.79: as expected, 1.70–1.90 nats per token", True),
-        (1.7, (1.7, 1.9), "val 1.70: as expected, 1.70–1.90 nats per token", True),
-        (2.31, (1.7, 1.9), "val 2.31: higher than expected (1.70–1.90 nats per token): ", False),
-        (1.904, (1.7, 1.9), "val 1.9040: higher than expected (1.7000–1.9000 nats", False),
-        (1.61, (1.7, 1.9), "val 1.61: better than expected (1.70–1.90 nats per token)", True),
-        (2.455, (2.4519, 2.4619), "val 2.4550: as expected, 2.4519–2.4619 nats", True),
-        (math.nan, (1.7, 1.9), "val nan: the training diverged", False),
-        (math.inf, (1.7, 1.9), "val inf: the training diverged", False),
-    ],
-)
-def test_verdict_against_the_band(nats, band, text, ok):
-    said, good = metrics.verdict(nats, band)
-    assert said.startswith(text) and good is ok and "\n" not in said
-
-
-def test_without_a_band_the_verdict_says_why():
-    said, ok = metrics.verdict(1.5, None, "my.txt is not in expected")
-    assert ok is None and "1.50" in said and "my.txt is not in expected" in said
-
-
-# The model's table
+def test_the_last_sample_is_the_last_text_that_is_not_empty():
+    records = [{"sample": "a"}, {"sample": "b"}, {"sample": ""}, {"sample": 3}, {"step": 4}]
+    assert metrics.last_sample(records) == "b"
+    assert metrics.last_sample(records[2:]) == metrics.last_sample([]) == ""

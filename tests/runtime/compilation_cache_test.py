@@ -11,28 +11,30 @@ from pathlib import Path
 import jax
 import pytest
 
-from gptjax.runtime import compilation_cache
-from gptjax.runtime import devices as machine
+from gptjax.runtime import compilation_cache, devices
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 import jax
 from gptjax.runtime import compilation_cache
-print(compilation_cache.switch(sys.argv[1] == "on"))
+on, columns, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+compilation_cache.MAX_BYTES = limit
+print(compilation_cache.switch(on == "on"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 counts = []
 jax.monitoring.register_event_listener(lambda event, **_: counts.append(event))
-print(float(jax.jit(lambda x: (jax.numpy.sin(x) @ x.T).sum())(jax.numpy.ones((23, 29)))).hex())
+x = jax.numpy.ones((23, columns))
+print(float(jax.jit(lambda x: (jax.numpy.sin(x) @ x.T).sum())(x)).hex())
 print(counts.count("/jax/compilation_cache/cache_hits"))
 """
 
 
-def run(cache: Path, on: str = "on") -> tuple[str, str, int]:
+def run(cache: Path, on: str = "on", columns: int = 29, limit: int = 1 << 30):
     """(the folder, the result, cache hits) of a process that compiles something."""
     env = {name: v for name, v in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, on],
+        [sys.executable, "-c", PROGRAM, on, str(columns), str(limit)],
         cwd=ROOT,
         env={**env, "GPTJAX_CACHE_DIR": str(cache)},
         capture_output=True,
@@ -79,19 +81,31 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, unto
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_folder_others_may_write_is_not_trusted(tmp_path, monkeypatch, untouched):
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(machine, "cpu_name", lambda flags: "some CPU")
+    monkeypatch.setattr(devices, "cpu_name", lambda flags: "some CPU")
     folder = tmp_path / "xla" / f"{zlib.crc32(b'some CPU'):08x}"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     assert compilation_cache.switch(True) is None
 
 
-def test_the_oldest_entries_go_when_the_folder_is_full_and_empty_ones_always(tmp_path):
-    for age, size in [(1, 300), (2, 400), (3, 0), (4, 500), (5, 600)]:
-        entry = tmp_path / f"program{age}-cache"
-        entry.write_bytes(b"x" * size)
-        os.utime(entry, (1e9 - age, 1e9 - age))
-    (tmp_path / "other").write_bytes(b"x" * 2000)
-    compilation_cache._prune(tmp_path, 1250)
+def test_a_program_that_was_half_written_goes_and_the_others_stay(tmp_path):
+    for name, size in [("a-cache", 300), ("a-atime", 8), ("b-cache", 0), ("b-atime", 8)]:
+        (tmp_path / name).write_bytes(b"x" * size)
+    (tmp_path / "c-cache").write_bytes(b"of a time before JAX noted when each was read")
+    (tmp_path / "other").write_bytes(b"x")
+    compilation_cache._delete_unfinished(tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["other", "program1-cache", "program2-cache", "program4-cache"]
+    assert left == ["a-atime", "a-cache", "b-atime", "other"]
+
+
+def test_the_folder_stays_below_its_limit_and_the_last_read_are_kept(tmp_path):
+    folder = Path(run(tmp_path)[0])
+
+    def entries():
+        return {entry.name: entry.stat().st_size for entry in folder.glob("*-cache")}
+
+    first = entries()
+    limit = sum(first.values()) + min(first.values())
+    run(tmp_path, columns=31, limit=limit)
+    assert sum(entries().values()) <= limit and set(entries()) - set(first)
+    assert run(tmp_path, columns=31, limit=limit)[2] > 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from gptjax.runtime import devices as machine
+from gptjax.runtime import devices
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = ("JAX_PLATFORM", "TPU_", "COLAB_TPU", "CUDA_VISIBLE")
@@ -27,10 +27,10 @@ def pretend(monkeypatch, paths=(), modules=(), env=None):
     for name, value in (env or {}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "jax")  # this process may have chosen its platform
-    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
-    monkeypatch.setattr(machine, "_installed", lambda *names: bool(set(names) & set(modules)))
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.setattr(devices, "_installed", lambda *names: bool(set(names) & set(modules)))
     monkeypatch.setattr(
-        machine.glob, "glob", lambda pattern: [p for p in paths if fnmatch.fnmatch(p, pattern)]
+        devices.glob, "glob", lambda pattern: [p for p in paths if fnmatch.fnmatch(p, pattern)]
     )
 
 
@@ -76,7 +76,7 @@ def test_the_platform_is_guessed_from_what_is_there(
     monkeypatch, paths, modules, env, platform, why
 ):
     pretend(monkeypatch, paths, modules, env)
-    guess, reason = machine.guess_platform()
+    guess, reason = devices.guess_platform()
     assert guess == platform and why in reason
 
 
@@ -86,20 +86,20 @@ def test_a_platform_chosen_in_python_counts(monkeypatch):
     before = jax.config.jax_platforms
     try:
         jax.config.update("jax_platforms", "cpu")
-        assert machine.guess_platform() == ("cpu", "jax_platforms=cpu")
+        assert devices.guess_platform() == ("cpu", "jax_platforms=cpu")
     finally:
         jax.config.update("jax_platforms", before)
 
 
-def test_no_backend_is_started_by_a_guess_or_a_config_and_the_doors_import_no_jax(tmp_path):
+def test_no_backend_is_started_by_a_guess_or_a_config_and_the_command_line_imports_no_jax(tmp_path):
     code = """if True:
         import sys
         from gptjax.cli import flags, help, main
         from gptjax.config import files
-        from gptjax.runtime import compilation_cache, devices as machine
-        machine.guess_platform(), machine.cache_dir(), machine.cpu_name()
+        from gptjax.runtime import compilation_cache, devices
+        devices.guess_platform(), devices.cache_dir(), devices.cpu_name()
         assert "jax" not in sys.modules, "jax was imported"
-        args = flags.parse(["train", "--config=gpt", "--config.model.n_layer=3"], [], True)
+        args = flags.read(["train", "--config=gpt", "--config.model.n_layer=3"], [], True)
         help.config_page(args.config)
         compilation_cache.switch(True)
         from jax._src import xla_bridge
@@ -115,17 +115,17 @@ def test_no_backend_is_started_by_a_guess_or_a_config_and_the_doors_import_no_ja
 
 def test_a_wrong_guess_is_told_with_both_platforms():
     real = jax.default_backend()
-    assert machine.check(real) == ""
+    assert devices.check(real) == ""
     wrong = {"cpu": "gpu", "gpu": "tpu", "tpu": "cpu"}[real]
-    told = machine.check(wrong)
+    told = devices.check(wrong)
     assert wrong.upper() in told and f"runs on {real}" in told and "\n" not in told
 
 
 def test_the_device_line_counts_and_names():
-    line = machine.device_line()
+    line = devices.device_line()
     if jax.default_backend() == "cpu":
         assert re.fullmatch(r"\d+ CPU cores? \(.+\)( as \d+ devices)?", line)
-        assert line.startswith(f"{machine.cpu_count()} CPU core")
+        assert line.startswith(f"{devices.cpu_count()} CPU core")
     else:
         assert line == f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
@@ -133,7 +133,7 @@ def test_the_device_line_counts_and_names():
 def test_the_facts_are_json_and_name_what_the_run_depended_on(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS_OF_A_TEST", "ü")
     monkeypatch.setenv("AWS_SECRET", "not recorded")
-    facts = json.loads(json.dumps(machine.facts()))
+    facts = json.loads(json.dumps(devices.facts()))
     assert facts["versions"]["jax"] == jax.__version__
     assert facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert all(facts["versions"][name] for name in ("jaxlib", "flax", "optax", "numpy"))
@@ -154,27 +154,27 @@ def test_git_tells_the_commit_and_whether_files_differ(tmp_path):
         )
         return done.stdout.strip()
 
-    assert machine.git(tmp_path) is None
+    assert devices.git(tmp_path) is None
     run("init", "-q")
-    assert machine.git(tmp_path) is None  # no commit yet
+    assert devices.git(tmp_path) is None  # no commit yet
     (tmp_path / "a.txt").write_text("1", encoding="utf-8")
     run("add", "a.txt")
     run("commit", "-q", "-m", "one")
     run("tag", "v1-rc")  # a tag's name is not the commit
     commit = run("rev-parse", "HEAD")
     (tmp_path / "untracked.txt").write_text("1", encoding="utf-8")
-    assert machine.git(tmp_path) == {"commit": commit, "dirty": False}
+    assert devices.git(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "a.txt").write_text("2", encoding="utf-8")
-    assert machine.git(tmp_path) == {"commit": commit, "dirty": True}
+    assert devices.git(tmp_path) == {"commit": commit, "dirty": True}
     # A package installed inside somebody's repository has no commit of its own.
     (tmp_path / "site-packages").mkdir()
-    assert machine.git(tmp_path / "site-packages") is None
+    assert devices.git(tmp_path / "site-packages") is None
 
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.git(tmp_path) is None
+    assert devices.git(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -196,5 +196,5 @@ def test_the_cache_lies_where_the_system_keeps_caches(monkeypatch, system, env, 
     monkeypatch.setenv("HOME", "/home/a")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(machine.sys, "platform", system)
-    assert machine.cache_dir() == Path(expected)
+    monkeypatch.setattr(devices.sys, "platform", system)
+    assert devices.cache_dir() == Path(expected)

@@ -1,4 +1,4 @@
-"""lock.py: two runs never share a work folder; a dead one never keeps it."""
+"""Two runs never share a work folder; a dead one never keeps it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.runtime import run_lock as lock_module
+from gptjax.runtime import run_lock
 from gptjax.runtime.run_lock import lock
 
 HOLD = """
@@ -41,10 +41,12 @@ def start_holder(workdir):
 
 @pytest.fixture
 def no_os_locks(monkeypatch):
-    def refuse(handle):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(handle, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock_module, "_os_lock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
 
 
 def test_the_second_run_is_refused_and_told_who_holds_the_folder(tmp_path):
@@ -69,7 +71,7 @@ def test_a_killed_process_gives_the_folder_free_at_once(tmp_path):
     finally:
         holder.kill()
         holder.communicate()
-    assert json.loads((tmp_path / lock_module.NAME).read_bytes())["pid"] == holder.pid
+    assert json.loads((tmp_path / run_lock.NAME).read_bytes())["pid"] == holder.pid
     with lock(tmp_path):
         pass
 
@@ -92,7 +94,7 @@ def test_without_locks_of_the_system_a_living_holder_is_still_respected(tmp_path
 def test_without_locks_of_the_system_a_dead_holder_does_not_block(tmp_path, no_os_locks):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    path = tmp_path / lock_module.NAME
+    path = tmp_path / run_lock.NAME
     here = socket.gethostname()
     for holder in (
         {"pid": dead.pid, "host": here},
@@ -113,9 +115,9 @@ def test_without_locks_of_the_system_a_dead_holder_does_not_block(tmp_path, no_o
 
 def test_of_two_that_start_at_once_without_locks_one_wins(tmp_path, no_os_locks, monkeypatch):
     other = {"pid": os.getpid(), "host": "another-host", "started": "now"}
-    path = tmp_path / lock_module.NAME
+    path = tmp_path / run_lock.NAME
     monkeypatch.setattr(
-        lock_module.time, "sleep", lambda _: path.write_text(json.dumps(other), encoding="utf-8")
+        run_lock.time, "sleep", lambda _: path.write_text(json.dumps(other), encoding="utf-8")
     )
     with pytest.raises(UserError, match="on another-host since now"), lock(tmp_path):
         pass
@@ -129,9 +131,9 @@ def test_a_lock_that_leads_elsewhere_is_refused_and_harms_nothing(tmp_path, what
     precious.write_bytes(b"data")
     (tmp_path / "run").mkdir()
     if what == "link":
-        (tmp_path / "run" / lock_module.NAME).symlink_to(precious)
+        (tmp_path / "run" / run_lock.NAME).symlink_to(precious)
     else:
-        os.mkfifo(tmp_path / "run" / lock_module.NAME)
+        os.mkfifo(tmp_path / "run" / run_lock.NAME)
     with pytest.raises(UserError, match="cannot write to"), lock(tmp_path / "run"):
         pass
     assert precious.read_bytes() == b"data"

@@ -6,6 +6,7 @@ are made in a process of their own, and each test looks at one side of what came
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,13 @@ import chex
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+from gptjax.checkpoints import pytree
+from gptjax.config.schema import OptimConfig
 from gptjax.errors import UserError
 from gptjax.runtime import sharding
+from gptjax.training import optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES, B, T, STEPS = 8, 16, 6, 3
@@ -26,30 +31,34 @@ QUICK = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 RUNS = f"""
 import pickle, sys
 import jax, numpy as np
+from gptjax.config.schema import Config, OptimConfig
 from gptjax.data.batching import Batch
+from gptjax.evaluation.loss_eval import Evaluator
+from gptjax.models.gpt import GPTLanguageModel
 from gptjax.runtime import sharding
 from gptjax.training import optimizer
-from gptjax.training import scan as steps
-from gptjax.models.gpt import GPTLanguageModel
+from gptjax.training.experiment import Experiment
+from gptjax.training.train_step import init_state
 
 model = GPTLanguageModel(vocab_size=11, block_size=7, n_embd=12, n_head=3, n_layer=1, dropout=0.25)
-tx = optimizer.build(optimizer.OptimConfig("sgd", learning_rate=0.5), steps={STEPS})
+optim = OptimConfig("sgd", learning_rate=0.5)
+tx, schedule = optimizer.build(optim), optimizer.schedule(optim, {STEPS})
+rates = np.array([schedule(step) for step in range({STEPS})])
 rng = np.random.default_rng(0)
 shape = ({STEPS}, 2, {B} // 2, {T})  # two parts a step
 x, y = rng.integers(0, 11, (2, *shape)).astype(np.int32)
 w = rng.integers(0, 2, shape).astype(np.float32)
-fresh = jax.device_get(jax.jit(lambda: steps.init_state(model, tx, 0))())
+fresh = jax.device_get(jax.jit(lambda: init_state(model, tx, 0))())
 results = {{}}
 for n in (1, {DEVICES}):
-    mesh = sharding.make_mesh(jax.devices()[:n])
-    place = sharding.replicated(mesh)
-    chunk, evaluate = steps.jitted(model, tx, 0, place)
-    state = jax.device_put(fresh, place)
-    batches = jax.device_put(Batch(x, y, w), sharding.split_batch(mesh, 4))
-    state, seen = chunk(state, batches, {STEPS}, jax.random.key(1))
+    place = sharding.Placement(sharding.make_mesh(jax.devices()[:n]))
+    evaluator = Evaluator(model, {B} // 2, {STEPS}, place.put_batch)
+    exp = Experiment(Config(), None, None, model, tx, {{}}, place, evaluator)
+    batches = place.put_batch(Batch(x, y, w))
+    state, seen = exp.train_chunk(place.put(fresh), batches, rates, {STEPS}, jax.random.key(1))
     held_out = Batch(*(a[:, 0] for a in (x, y, w)))
-    held_out = jax.device_put(held_out, sharding.split_batch(mesh, 3))
-    sums = evaluate(state.params, held_out)
+    sums = evaluator.batch_sums(state.params, held_out)
+    held_out = place.put_batch(held_out)
     table = state.params["token_embedding_table"]["embedding"]
     results[n] = {{
         "values": jax.device_get((state.params, seen, sums)),
@@ -57,7 +66,8 @@ for n in (1, {DEVICES}):
         "batch_shards": [shard.data.shape for shard in batches.x.addressable_shards],
         "held_out_shards": [shard.data.shape for shard in held_out.x.addressable_shards],
         "table_shards": [np.asarray(shard.data) for shard in table.addressable_shards],
-        "divides": sharding.check_divisible({DEVICES} * 2, 2, mesh),
+        "seen_shards": [shard.data.shape for shard in seen.loss_nats.addressable_shards],
+        "divides": sharding.check_divisible({DEVICES} * 2, 2, place.mesh),
     }}
 pickle.dump(results, sys.stdout.buffer)
 """
@@ -88,6 +98,7 @@ def test_every_device_has_rows_of_its_own(runs):
     assert runs[8]["batch_shards"] == [(STEPS, 2, B // 2 // DEVICES, T)] * DEVICES
     assert runs[8]["held_out_shards"] == [(STEPS, B // 2 // DEVICES, T)] * DEVICES
     assert runs[1]["batch_shards"] == [(STEPS, 2, B // 2, T)]
+    assert runs[8]["seen_shards"] == [(STEPS,)] * DEVICES  # what a step reports is whole on each
 
 
 def test_every_device_ends_with_the_same_parameters(runs):
@@ -99,10 +110,27 @@ def test_every_device_ends_with_the_same_parameters(runs):
 
 @pytest.mark.parametrize("ndim", [2, 3, 4])
 def test_rows_are_split_along_the_last_axis_but_one(ndim):
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    spec = sharding.split_batch(mesh, ndim).spec
-    assert list(spec) == [None] * (ndim - 2) + ["data", None]
-    assert sharding.replicated(mesh).spec == jax.sharding.PartitionSpec()
+    place = sharding.Placement(sharding.make_mesh(jax.devices()[:1]))
+    assert list(place.of_batch(ndim).spec) == [None] * (ndim - 2) + ["data", None]
+    assert place.whole.spec == place.of_path("params/lm_head/kernel").spec == PartitionSpec()
+
+
+def test_a_leaf_goes_where_the_first_rule_that_fits_its_path_says(monkeypatch):
+    """And an optimizer's memory of a parameter to where the parameter is."""
+    split, whole = PartitionSpec(None, "data"), PartitionSpec()
+    rules = ((re.compile("lm_head/kernel"), split), *sharding.RULES, (re.compile("bias"), split))
+    monkeypatch.setattr(sharding, "RULES", rules)
+    place = sharding.Placement(sharding.make_mesh(jax.devices()[:1]))
+    params = {"lm_head": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}}
+    state = {"params": params, "opt_state": optimizer.build(OptimConfig()).init(params)}
+    specs = pytree.flat(jax.tree.map(lambda place: place.spec, place.of_tree(state)))
+    assert len(specs) == len(jax.tree.leaves(state)) > 6
+    for path, spec in specs.items():
+        assert spec == (split if path.endswith("lm_head/kernel") else whole), path
+        assert place.of_path(path).spec == spec
+    assert sum(spec == split for spec in specs.values()) == 3  # itself, and AdamW's two
+    put = jax.tree.map(lambda leaf: leaf.sharding.spec, place.put(state))
+    assert pytree.flat(put) == specs
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The update rule is AdamW as Loshchilov and Hutter write it, with the notes' settings."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ import optax
 import pytest
 
 from gptjax import models
-from gptjax.models import ModelConfig
+from gptjax.checkpoints import pytree
+from gptjax.config.schema import ModelConfig, OptimConfig
 from gptjax.training import optimizer
-from gptjax.training.optimizer import OptimConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -31,16 +32,16 @@ def random_grads(seed, size=1.0):
 
 def after(config, grads, steps=100):
     """The parameters after one update per entry of ``grads``."""
-    tx = optimizer.build(config, steps)
+    tx, rate = optimizer.build(config), optimizer.schedule(config, steps)
 
     @jax.jit
-    def update(params, state, grads):
-        updates, state = tx.update(grads, state, params)
+    def update(params, state, grads, rate):
+        updates, state = tx.update(grads, state, params, learning_rate=rate)
         return optax.apply_updates(params, updates), state
 
     params, state = PARAMS, tx.init(PARAMS)
-    for g in grads:
-        params, state = update(params, state, g)
+    for step, g in enumerate(grads):
+        params, state = update(params, state, g, rate(step))
     return params
 
 
@@ -101,7 +102,7 @@ def test_weight_decay_is_times_the_rate_and_pulls_to_zero():
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        # Warm-up 10 of 110 steps: 1/11 of the peak, the peak, half-way down, the end and behind.
+        # Warm-up 10 of 110 steps: 1/11 of the peak, the peak, half-way down, the end and after.
         (
             {"warmup_steps": 10, "schedule": "cosine"},
             {0: 2 / 11, 1: 2 * 2 / 11, 9: 2 * 10 / 11, 10: 2, 60: 1.1, 110: 0.2, 500: 0.2},
@@ -187,3 +188,71 @@ def test_sgd_has_no_memory_and_no_decay():
 def test_the_decay_is_pytorchs_not_optaxs():
     assert OptimConfig().weight_decay == 0.01
     assert {f.name for f in dataclasses.fields(OptimConfig)} >= {"beta1", "beta2", "eps"}
+
+
+# ---- as optax has it --------------------------------------------------------------------------
+
+
+def optax_own(config, steps):
+    """The chain that optax makes of these settings, the schedule compiled into it."""
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    rate = optimizer.schedule(config, steps)
+    if config.name == "sgd":
+        return optax.chain(*clip, optax.sgd(rate))
+    betas = {"b1": config.beta1, "b2": config.beta2, "eps": config.eps}
+    decay = {"weight_decay": config.weight_decay, "mask": optimizer.decay_mask}
+    return optax.chain(*clip, optax.adamw(rate, **betas, **decay))
+
+
+KINDS = pytest.mark.parametrize(
+    "config",
+    [
+        OptimConfig(learning_rate=0.01, warmup_steps=2),
+        OptimConfig(clip_norm=0.0, weight_decay=0.0),
+        OptimConfig("sgd", clip_norm=0.5, schedule="step"),
+        OptimConfig("sgd", clip_norm=0.0),
+    ],
+    ids=["adamw", "adamw, no clipping", "sgd", "sgd, no clipping"],
+)
+
+
+@KINDS
+def test_its_state_is_the_tree_that_optaxs_own_chain_saves(config):
+    ours, theirs = (
+        pytree.flat(jax.eval_shape(tx.init, PARAMS))
+        for tx in (optimizer.build(config), optax_own(config, 9))
+    )
+    assert list(ours) == list(theirs) and any(path.endswith("/count") for path in ours)
+    for path, leaf in ours.items():
+        assert (leaf.shape, leaf.dtype) == (theirs[path].shape, theirs[path].dtype), path
+
+
+@KINDS
+def test_its_updates_are_those_of_optaxs_own_chain(config):
+    ours, theirs, rate = (
+        optimizer.build(config),
+        optax_own(config, 3),
+        optimizer.schedule(config, 3),
+    )
+    state, their_state = ours.init(PARAMS), theirs.init(PARAMS)
+    update, their_update = jax.jit(ours.update), jax.jit(theirs.update)
+    for step in range(3):
+        grads = random_grads(step)
+        updates, state = update(grads, state, PARAMS, learning_rate=rate(step))
+        their_updates, their_state = their_update(grads, their_state, PARAMS)
+        close(updates, their_updates, rtol=1e-6, atol=0)
+        close(pytree.flat(state), pytree.flat(their_state), rtol=1e-6)
+    counts = [leaf for path, leaf in pytree.flat(state).items() if path.endswith("/count")]
+    assert {int(count) for count in counts} == {3}
+
+
+def test_the_rate_is_handed_in_and_compiled_once():
+    config = OptimConfig("sgd", clip_norm=0.0)
+    tx, grads = optimizer.build(config), random_grads(1)
+    update = jax.jit(functools.partial(tx.update, grads, tx.init(PARAMS), PARAMS))
+    for rate in (0.5, 2.0):
+        updates, _ = update(learning_rate=np.float32(rate))
+        close(updates, jax.tree.map(lambda g, rate=rate: -rate * g, grads), rtol=1e-6)
+    assert update._cache_size() == 1
+    with pytest.raises(TypeError, match="learning_rate"):
+        tx.update(grads, tx.init(PARAMS), PARAMS)

@@ -1,60 +1,36 @@
 """A run that was stopped anywhere and continued equals one that was not, bit for bit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
 from pathlib import Path
 
+import chex
 import pytest
 import tiny_runs
 from tiny_runs import fit, outcome
 
-from gptjax import evaluate, models
-from gptjax.checkpoints import directory as shelf
-from gptjax.checkpoints import manifest as integrity
-from gptjax.checkpoints import run as runs
-from gptjax.checkpoints import store as checkpoint
+from gptjax.checkpoints import directory, manifest, run
+from gptjax.config.schema import MODELS
 from gptjax.errors import UserError
+from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
-from gptjax.training import resume as resumption
-from gptjax.training.trainer import Loop
+from gptjax.training import resume, trainer
+from gptjax.training.resume import Progress
+from gptjax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return tiny_runs.write_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """config -> (its folder, the outcome) of the run that nobody interrupted."""
-    known = {}
-
-    def get(config):
-        key = repr(config)
-        if key not in known:
-            workdir = tmp_path_factory.mktemp("whole") / "run"
-            with pytest.MonkeyPatch.context() as patch:
-                fit(config, workdir, patch)
-            known[key] = workdir, outcome(config, workdir)
-        return known[key]
-
-    return get
 
 
 def stop_and_go_on(config, workdir, monkeypatch, stops):
     for stop in stops:
         stopped = fit(config, workdir, monkeypatch, stop_at=stop)
-        assert stop <= stopped.step == checkpoint.last(workdir)
+        assert stop <= stopped.step == directory.last(workdir)
     return fit(config, workdir, monkeypatch)
 
 
-@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_every_model_continues_to_the_same_bits(kind, text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text, kind)
     stop_and_go_on(config, tmp_path, monkeypatch, [9])
@@ -62,7 +38,7 @@ def test_every_model_continues_to_the_same_bits(kind, text, whole, tmp_path, mon
 
 
 @pytest.mark.parametrize("stop", [1, 6, 7, 13, 22, 23])
-def test_a_run_may_stop_behind_any_step_the_last_one_too(stop, text, whole, tmp_path, monkeypatch):
+def test_a_run_may_stop_after_any_step_the_last_one_too(stop, text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text)
     stop_and_go_on(config, tmp_path, monkeypatch, [stop])
     assert outcome(config, tmp_path) == whole(config)[1]
@@ -87,12 +63,12 @@ def test_settings_that_move_saves_and_sums_change_nothing_of_that(
     assert outcome(config, tmp_path) == whole(config)[1]
 
 
-def test_the_best_may_change_before_and_behind_the_stop(text, whole, tmp_path, monkeypatch):
+def test_the_best_may_change_before_and_after_the_stop(text, whole, tmp_path, monkeypatch):
     # Too high a rate: after a while the loss rises, and the best lies in the middle.
     rates = {"learning_rate": 0.6, "schedule": "constant"}
     config = tiny_runs.config(text, optim=rates, train={"steps": 61})
     workdir, expected = whole(config)
-    records = metrics.read(workdir / runs.METRICS)
+    records = metrics.read(workdir / run.METRICS)
     vals = {r["step"]: r["val_nats"] for r in records if "val_nats" in r}
     best = expected["summary"]["best_step"]
     assert 0 < best < 61 and vals[best] == min(vals.values())
@@ -108,7 +84,9 @@ class Killed(BaseException):
 
 def moments(*calls: int):
     """Where to die: (object, its function, at which call of it, before or after it)."""
-    for owner, name in ((evaluate, "estimate_loss"), (Loop, "write"), (Loop, "save")):
+    owners = [(trainer, "estimate_loss"), (Evaluator, "batch_sums")]
+    owners += [(Trainer, "write"), (Trainer, "save")]
+    for owner, name in owners:
         for call in calls:
             yield pytest.param(owner, name, call, False, id=f"before {name} {call}")
             yield pytest.param(owner, name, call, True, id=f"after {name} {call}")
@@ -145,9 +123,9 @@ def test_an_evaluation_whose_checkpoint_was_lost_is_written_once(
     config = tiny_runs.config(text)
     fit(config, tmp_path, monkeypatch, stop_at=7)  # saves before it evaluates
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "save", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr(Trainer, "save", lambda *_, **__: (_ for _ in ()).throw(Killed))
         fit(config, tmp_path, monkeypatch, ends_with=Killed)
-    steps = [r["step"] for r in metrics.read(tmp_path / runs.METRICS) if "val_nats" in r]
+    steps = [r["step"] for r in metrics.read(tmp_path / run.METRICS) if "val_nats" in r]
     assert steps == [0, 7]  # the line is there, its checkpoint is not
     fit(config, tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(config)[1]
@@ -156,7 +134,7 @@ def test_an_evaluation_whose_checkpoint_was_lost_is_written_once(
 def test_torn_and_foreign_lines_are_cut_away(text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text)
     fit(config, tmp_path, monkeypatch, stop_at=12)
-    with open(tmp_path / runs.METRICS, "ab") as file:
+    with open(tmp_path / run.METRICS, "ab") as file:
         file.write(b'{"step": 20, "loss_nats": 1.0}\n{"step": 14, "loss_na')
     fit(config, tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(config)[1]
@@ -165,7 +143,7 @@ def test_torn_and_foreign_lines_are_cut_away(text, whole, tmp_path, monkeypatch)
 def test_a_damaged_last_checkpoint_costs_time_and_no_bit(text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text)
     fit(config, tmp_path, monkeypatch, stop_at=12)
-    slot = shelf.slots(tmp_path)[-1]
+    slot = directory.slots(tmp_path)[-1]
     (slot.path / "rest" / "manifest.ocdbt").write_bytes(b"cut")
     fit(config, tmp_path, monkeypatch)
     found, expected = outcome(config, tmp_path), whole(config)[1]
@@ -212,10 +190,10 @@ def test_two_runs_of_one_seed_are_one_run_byte_for_byte(text, whole, tmp_path):
 
 
 def test_another_seed_is_another_run(text, whole, tmp_path, monkeypatch):
-    values = tiny_runs.gptjax_config.to_dict(tiny_runs.config(text))
-    config = tiny_runs.gptjax_config.from_dict(values | {"seed": 3})
+    values = tiny_runs.to_dict(tiny_runs.config(text))
+    config = tiny_runs.from_dict(values | {"seed": 3})
     fit(config, tmp_path, monkeypatch)
-    lines = (tmp_path / runs.METRICS).read_bytes()
+    lines = (tmp_path / run.METRICS).read_bytes()
     assert lines != whole(tiny_runs.config(text))[1]["metrics"]
 
 
@@ -228,18 +206,6 @@ def test_a_finished_run_started_again_is_shown_and_not_changed(text, whole, tmp_
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == names
 
 
-def test_every_start_is_kept_in_run_json(text, tmp_path, monkeypatch):
-    config = tiny_runs.config(text)
-    stop_and_go_on(config, tmp_path, monkeypatch, [4, 12])
-    starts = runs.starts(tmp_path)
-    assert [start["step"] > 0 for start in starts] == [False, True, True]
-    for start in starts:
-        assert {"versions", "git", "devices", "command", "started"} <= set(start)
-    (tmp_path / runs.RECORD).write_text("[[[", encoding="utf-8")
-    fit(config, tmp_path, monkeypatch)
-    assert [start["step"] for start in runs.starts(tmp_path)] == [tiny_runs.STEPS]
-
-
 # Other settings, other versions.
 
 
@@ -249,15 +215,15 @@ def test_more_steps_continue_and_a_cosine_says_that_it_changes(
     config = tiny_runs.config(text)
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
     more = tiny_runs.config(text, train={"steps": 30})
-    notes = resumption.take_up(tiny_runs.build_once(more), workdir).notes
+    _, _, notes = resume.restore(tiny_runs.build_once(more), workdir)
     assert len(notes) == 1 and "was 23 and is 30" in notes[0] and "learning rate" in notes[0]
     assert "0.002" in notes[0]  # where the cosine had ended
     summary = fit(more, workdir, monkeypatch)
     assert summary["steps"] == 30
-    records = metrics.read(workdir / runs.METRICS)
+    records = metrics.read(workdir / run.METRICS)
     assert [r["step"] for r in records if "val_nats" in r] == [0, 7, 14, 21, 23, 28, 30]
     long = tiny_runs.config(text, optim={"schedule": "constant"}, train={"steps": 30})
-    assert resumption.changed_schedule(long, config, 23) == []
+    assert resume.changed_schedule(long, config, 23) == []
 
 
 @pytest.mark.parametrize(
@@ -297,12 +263,12 @@ def test_another_text_is_refused(text, whole, tmp_path, monkeypatch):
 
 def rewrite_meta(workdir, change):
     """Give every checkpoint of a run another meta, properly sealed."""
-    for slot in shelf.slots(workdir):
-        facts = integrity.read(slot.path)
+    for slot in directory.slots(workdir):
+        facts = manifest.read(slot.path)
         change(facts["meta"])
-        (slot.path / integrity.MANIFEST).unlink()
+        (slot.path / manifest.MANIFEST).unlink()
         del facts["files"]
-        integrity.seal(slot.path, facts)
+        manifest.seal(slot.path, facts)
 
 
 def test_a_checkpoint_from_before_a_field_existed_opens_and_continues(
@@ -319,7 +285,7 @@ def test_a_checkpoint_from_before_a_field_existed_opens_and_continues(
             del meta["memory"][name]
 
     rewrite_meta(tmp_path, age)
-    assert runs.open_run(tmp_path, "last").config.optim.clip_norm == 1.0
+    assert run.open_run(tmp_path, "last").config.optim.clip_norm == 1.0
     fit(config, tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(config)[1]
 
@@ -330,7 +296,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_its_field_named(
     config = tiny_runs.config(text)
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
     rewrite_meta(workdir, lambda meta: meta["config"]["optim"].update(nesterov=True))
-    for use in (lambda: fit(config, workdir, monkeypatch), lambda: runs.open_run(workdir)):
+    for use in (lambda: fit(config, workdir, monkeypatch), lambda: run.open_run(workdir)):
         with pytest.raises(UserError, match="optim.nesterov.*run.json"):
             use()
 
@@ -339,46 +305,22 @@ def test_a_damaged_best_names_the_way_out(text, whole, tmp_path):
     rates = {"learning_rate": 0.6, "schedule": "constant"}
     config = tiny_runs.config(text, optim=rates, train={"steps": 61})
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
-    best = next(slot for slot in shelf.slots(workdir) if slot.best)
+    best = next(slot for slot in directory.slots(workdir) if slot.best)
     (best.path / "params" / "manifest.ocdbt").unlink()
     with pytest.raises(UserError, match=f"step {best.step} is damaged.*--checkpoint=last"):
-        runs.open_run(workdir)
-    assert runs.open_run(workdir, "last").step == 61
-
-
-def test_a_best_that_is_gone_at_the_end_lends_no_other_its_loss(
-    text, whole, tmp_path, monkeypatch, capsys
-):
-    config = tiny_runs.config(text, checkpoint={"keep_last": 9})
-    fit(config, tmp_path, monkeypatch)
-    real, memory = Loop._evaluate, {"step": 14, "val_nats": -1.0}
-
-    def better_before(loop):
-        real(loop)
-        loop.memory["best"] = memory
-        for slot in shelf.slots(tmp_path):
-            if slot.step == 14:
-                shelf.delete(slot)
-
-    more = tiny_runs.config(text, checkpoint={"keep_last": 9}, train={"steps": 24})
-    monkeypatch.setattr(Loop, "_evaluate", better_before)
-    summary = fit(more, tmp_path, monkeypatch)
-    assert "the best checkpoint, of step 14, is not there any more" in capsys.readouterr().err
-    assert summary["best_step"] != 14
-    params = runs.open_run(tmp_path, summary["best_step"]).params
-    exp = tiny_runs.build_once(more)
-    assert summary["best_val_nats"] == evaluate.exact_loss(exp, params, "val")
+        run.open_run(workdir)
+    assert run.open_run(workdir, "last").step == 61
 
 
 def test_results_without_checkpoints_are_not_overwritten(text, whole, tmp_path, monkeypatch):
     config = tiny_runs.config(text)
     fit(config, tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "checkpoints")
-    kept = {name: (tmp_path / name).read_bytes() for name in (runs.METRICS, runs.SUMMARY)}
+    kept = {name: (tmp_path / name).read_bytes() for name in (run.METRICS, run.SUMMARY)}
     error = fit(config, tmp_path, monkeypatch, ends_with=UserError)
     assert "summary.json, and none of its checkpoints" in str(error)
     assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
-    (tmp_path / runs.SUMMARY).unlink()
+    (tmp_path / run.SUMMARY).unlink()
     fit(config, tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(config)[1]
 
@@ -386,7 +328,7 @@ def test_results_without_checkpoints_are_not_overwritten(text, whole, tmp_path, 
 def test_lines_that_somebody_deleted_are_missed(text, tmp_path, monkeypatch, capsys):
     config = tiny_runs.config(text)
     fit(config, tmp_path, monkeypatch, stop_at=9)
-    path, seen = tmp_path / runs.METRICS, []
+    path, seen = tmp_path / run.METRICS, []
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0])
     monkeypatch.setattr(Terminal, "note", lambda _, note: seen.append(note))
@@ -411,15 +353,135 @@ def test_the_same_text_may_lie_elsewhere(text, whole, tmp_path, monkeypatch):
     assert outcome(moved, tmp_path / "run") == whole(config)[1]
 
 
-def test_a_best_that_is_damaged_at_the_end_does_not_cost_the_summary(
-    text, whole, tmp_path, monkeypatch
-):
-    rates = {"learning_rate": 0.6, "schedule": "constant"}
-    config = tiny_runs.config(text, optim=rates, train={"steps": 61})
+@pytest.mark.parametrize("missing", ["memory", "data"])
+def test_a_model_without_a_history_opens_and_is_not_continued(missing, text, whole, tmp_path):
+    config = tiny_runs.config(text)
     workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
-    best = next(slot for slot in shelf.slots(workdir) if slot.best)
-    (best.path / "params" / "manifest.ocdbt").unlink()
-    (workdir / runs.SUMMARY).unlink()
-    summary = fit(config, workdir, monkeypatch)
-    assert summary["best_step"] == summary["steps"] == 61
-    assert json.loads((workdir / runs.SUMMARY).read_text(encoding="utf-8")) == summary
+    expected = run.open_run(workdir, "last")
+    rewrite_meta(workdir, lambda meta: meta.pop(missing))
+    opened = run.open_run(workdir, "last")
+    assert (opened.step, opened.config) == (expected.step, expected.config)
+    assert opened.data == (None if missing == "data" else expected.data)
+    chex.assert_trees_all_equal(opened.params, expected.params)
+    assert opened.generate("ab", max_new_tokens=9) == expected.generate("ab", max_new_tokens=9)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as error:
+        fit(config, workdir)
+    assert str(error.value) == (
+        f"the model in {workdir} has no history of training to continue: name another --workdir"
+    )
+    after = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    assert {path: before[path] for path in before if path.name != "run.lock"} == {
+        path: after[path] for path in after if path.name != "run.lock"
+    }
+
+
+def test_the_saved_parts_are_those_of_the_state(text, whole):
+    exp = tiny_runs.build_once(tiny_runs.config(text))
+    state, progress, notes = resume.restore(exp, whole(exp.config)[0])
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, exp.abstract_state)
+    assert state.step == tiny_runs.STEPS and progress.evaluated == tiny_runs.STEPS and notes == []
+
+
+def test_damage_that_is_passed_over_is_told(text, tmp_path, monkeypatch):
+    config, told = tiny_runs.config(text), []
+    fit(config, tmp_path, monkeypatch, stop_at=12)
+    slot = directory.slots(tmp_path)[-1]
+    (slot.path / "rest" / "manifest.ocdbt").write_bytes(b"cut")
+    state, _, _ = resume.restore(tiny_runs.build_once(config), tmp_path, warn=told.append)
+    assert state.step == 7
+    assert len(told) == 1 and f"step {slot.step} is damaged" in told[0] and "\n" not in told[0]
+
+
+# The trainer's progress as JSON.
+
+PROGRESS = Progress(
+    evaluated=14,
+    best_step=7,
+    best_val_nats=1.75,
+    pending=[[1.5, 0.25], [1.25, 0.5]],
+    train_seconds=3.5,
+    timed_steps=13,
+    timed_seconds=2.5,
+    checkpoint_seconds=0.125,
+    lines=9,
+)
+SAVED = {
+    "evaluated": 14,
+    "best": {"step": 7, "val_nats": 1.75},
+    "pending": [[1.5, 0.25], [1.25, 0.5]],
+    "train_seconds": 3.5,
+    "timed": [13, 2.5],
+    "checkpoint_seconds": 0.125,
+    "lines": 9,
+}
+
+
+def test_progress_is_saved_as_it_always_was_and_comes_back():
+    assert PROGRESS.to_json() == SAVED
+    assert Progress.from_json(json.loads(json.dumps(SAVED))) == PROGRESS
+    fresh = Progress()
+    said = json.loads(json.dumps(fresh.to_json()))
+    assert said["best"] is None and said["lines"] is None
+    assert Progress.from_json(said) == fresh
+    PROGRESS.to_json()["pending"].clear()
+    assert len(PROGRESS.pending) == 2  # what was saved is not what goes on
+
+
+def test_progress_is_what_a_run_saves(text, tmp_path, monkeypatch):
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=12)
+    said = directory.facts(directory.slots(tmp_path)[-1])["meta"]["memory"]
+    assert set(said) == set(SAVED) and said["evaluated"] == 7
+    _, progress, _ = resume.restore(tiny_runs.build_once(config), tmp_path)
+    assert progress.to_json() == said
+
+
+def test_earlier_versions_noted_less():
+    old = {name: SAVED[name] for name in SAVED if name not in ("lines", "checkpoint_seconds")}
+    found = Progress.from_json(old)
+    assert (found.lines, found.checkpoint_seconds) == (None, 0.0)
+    assert found.to_json() == SAVED | {"lines": None, "checkpoint_seconds": 0.0}
+    assert Progress.from_json(SAVED | {"a later version's": 1}) == PROGRESS
+
+
+WRONG = [None, "x", True, [], {}, [1.0], 10**400]
+MALFORMED = {name: list(WRONG) for name in ("evaluated", "train_seconds", "checkpoint_seconds")}
+MALFORMED["best"] = ["x", 7, 0, "", False, [], {}, {"step": 7}, {"val_nats": 1.0}]
+MALFORMED["best"] += [{"step": wrong, "val_nats": 1.0} for wrong in WRONG]
+MALFORMED["best"] += [{"step": 7, "val_nats": wrong} for wrong in WRONG]
+MALFORMED["timed"] = [None, 1.0, "ab", [], [1], [1, 2, 3], {}, {"a": 1, "b": 2}]
+MALFORMED["timed"] += [[wrong, 1.0] for wrong in WRONG] + [[1, wrong] for wrong in WRONG]
+MALFORMED["pending"] = [None, 1.0, "ab", {"ab": 1}, [1.0], [[]], [[1.0]], [[1.0, 2.0, 3.0]], ["ab"]]
+MALFORMED["pending"] += [[[1.0, wrong]] for wrong in WRONG] + [[[wrong, 1.0]] for wrong in WRONG]
+MALFORMED["lines"] = [*WRONG[1:-1], -1, 2.5, 9.0, "9"]
+REFUSED = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [(name, value) for name, values in MALFORMED.items() for value in values],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_malformed_progress_is_refused(name, value):
+    with pytest.raises(REFUSED):
+        Progress.from_json(SAVED | {name: value})
+
+
+@pytest.mark.parametrize("name", [n for n in SAVED if n not in ("lines", "checkpoint_seconds")])
+def test_a_progress_that_lacks_something_is_refused(name):
+    with pytest.raises(REFUSED):
+        Progress.from_json({other: SAVED[other] for other in SAVED if other != name})
+
+
+@pytest.mark.parametrize("said", [None, 3, "memory", [], True])
+def test_a_progress_that_is_none_is_refused(said, text, whole, tmp_path):
+    with pytest.raises(REFUSED):
+        Progress.from_json(said)
+    config = tiny_runs.config(text)
+    workdir = shutil.copytree(whole(config)[0], tmp_path / "run")
+    rewrite_meta(workdir, lambda meta: meta.update(memory=said))
+    with pytest.raises(UserError, match="is not one that this version of gptjax can read") as error:
+        fit(config, workdir)
+    assert "\n" not in str(error.value) and "--workdir" in str(error.value)
+    assert run.open_run(workdir, "last").step == tiny_runs.STEPS  # it needs no history

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.models import ModelConfig
+from gptjax.config.schema import MODELS, SLIDING_MODELS, ModelConfig
+from gptjax.errors import UserError
 from gptjax.models.loss import cross_entropy
 
 B, T, BLOCK, V, C, H = 2, 5, 8, 13, 12, 3
@@ -28,7 +29,7 @@ def build(kind, **changes):
     return models.build(ModelConfig(kind, **sizes | changes), V, START)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("length", [1, T, BLOCK])
 def test_logits_have_a_score_per_row_place_and_token(kind, length):
     model = build(kind)
@@ -42,11 +43,22 @@ def test_logits_have_a_score_per_row_place_and_token(kind, length):
 
 @pytest.mark.parametrize(
     "kind, block_size, lookback",
-    [("bigram", 1, 0), ("bigram_embed", BLOCK, 0), ("mlp", BLOCK, BLOCK - 1), ("gpt", BLOCK, 0)],
+    [
+        ("bigram", 1, 0),
+        ("bigram_embed", BLOCK, 0),
+        ("ngram", 2, 1),
+        ("mlp", BLOCK, BLOCK - 1),
+        ("head", BLOCK, 0),
+        ("multihead", BLOCK, 0),
+        ("ffwd", BLOCK, 0),
+        ("gpt", BLOCK, 0),
+    ],
 )
 def test_a_model_says_how_far_it_looks(kind, block_size, lookback):
     model = build(kind)
     assert (model.block_size, model.lookback) == (block_size, lookback)
+    # Checked before a model is built, so the config knows it too.
+    assert model.slides is (kind in SLIDING_MODELS)
 
 
 def who_sees_whom(model, params):
@@ -77,7 +89,7 @@ def test_a_place_sees_itself_and_the_past_of_its_row_and_no_other(kind, reach, r
     np.testing.assert_array_equal(who_sees_whom(model, random_params(model, X)), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_dropout_is_off_unless_training(kind):
     def program(dropout):
         # No key is given: a model that drew anything would ask for one.
@@ -133,3 +145,15 @@ def test_build_passes_every_size_on():
     model = build("mlp")
     assert (model.vocab_size, model.n_hidden, model.n_layer, model.n_embd) == (V, 17, 2, C)
     assert model.start_id == START
+    model = build("ngram")
+    assert (model.vocab_size, model.block_size, model.start_id) == (V, 2, START)
+    model = build("ffwd", dropout=0.1, activation="gelu")
+    assert (model.rung, model.vocab_size, model.block_size) == ("ffwd", V, BLOCK)
+    assert (model.n_embd, model.n_head, model.dropout, model.activation) == (C, H, 0.1, "gelu")
+
+
+def test_a_table_that_would_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"model.block_size=4 asks for a table of 65\^4 contexts"):
+        models.build(ModelConfig("ngram", block_size=4), 65)
+    with pytest.raises(UserError, match="and 33,554,432 entries are the most: set a smaller"):
+        models.build(ModelConfig("ngram", block_size=2**20), 65)  # more digits than one can print

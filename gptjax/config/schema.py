@@ -1,0 +1,283 @@
+"""Every setting of a run: its type, default, meaning and bounds.
+
+In: values from a config file, flags or a checkpoint. Out: frozen dataclasses that refuse, as they
+are made, what is out of bounds. What may be chosen is listed here as data, the engine not imported.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
+
+from gptjax.errors import UserError, did_you_mean
+
+CORPORA = ("shakespeare", "tinyshakespeare", "names", "indian_names")  # data/corpora.py
+TOKENIZERS = ("char", "word", "byte")  # data/tokenizers.py
+RUNGS = ("head", "multihead", "ffwd")  # models/rungs.py
+MODELS = ("bigram", "bigram_embed", "ngram", "mlp", *RUNGS, "gpt")  # models/
+SLIDING_MODELS = ("bigram", "ngram", "mlp")  # they read rows of any length
+ACTIVATIONS = ("relu", "gelu")  # models/gpt.py
+OPTIMIZERS = ("adamw", "sgd")  # training/optimizer.py
+SCHEDULES = ("cosine", "constant", "step")
+MOST_NEW_TOKENS, MOST_SEED = 2**24, 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers a field may have; ``above`` and ``below`` take the ends themselves out."""
+
+    low: float = 0
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def must_be(self, value: Any) -> str:
+        """What ``value`` fails to be, "" when it is allowed; NaN and infinities never are."""
+        low_holds = value > self.low if self.above else value >= self.low
+        high_holds = value < self.high if self.below else value <= self.high
+        if low_holds and high_holds and value < math.inf:
+            return ""
+        low = f"{'above' if self.above else 'at least'} {self.low:,}"
+        if self.high < math.inf:
+            return f"{low} and {'below' if self.below else 'at most'} {self.high:,}"
+        return low if isinstance(value, int) else f"{low} and finite"
+
+
+SIZE, SIZE_OR_0 = Range(1, 2**20), Range(0, 2**20)  # a config may come from a stranger
+STEPS = Range(0, 2**31 - 1)  # they are counted in an int32
+TOKENS, SEED = Range(0, MOST_NEW_TOKENS), Range(0, MOST_SEED)
+ABOVE_0, TO_1, BELOW_1 = Range(above=True), Range(0, 1), Range(0, 1, below=True)
+
+
+def field(default: Any, meaning: str, bounds: Range | tuple[str, ...] | None = None) -> Any:
+    """A setting with its meaning, and its bounds or words; a number is at least 0 without them."""
+    bounds = bounds or (Range() if type(default) in (int, float) else None)
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "bounds": bounds})
+
+
+@dataclass_transform(frozen_default=True)
+class Part:
+    """A part of the config, a frozen dataclass that checks itself; ``group`` begins its paths."""
+
+    group: ClassVar[str]
+
+    def __init_subclass__(cls, group: str = ""):
+        cls.group = group
+        dataclasses.dataclass(frozen=True)(cls)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            name, kind, value = field.name, field.type, getattr(self, field.name)
+            # A float may be written as an int; but bool is an int too, and n_layer=True a mistake.
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if not fits or (isinstance(value, bool) and kind is not bool):
+                raise self.mistake(name, f" is {type(value).__name__}, must be {kind.__name__}")
+            self.check(name, field.metadata.get("bounds"))
+
+    def check(self, name: str, bounds: Range | tuple[str, ...] | None, more: str = "") -> None:
+        """Refuse a value outside its bounds, or that is none of its words."""
+        value = getattr(self, name)
+        if isinstance(bounds, Range) and (must := bounds.must_be(value)):
+            raise self.mistake(name, f" must be {must}")
+        if isinstance(bounds, tuple) and value not in bounds:
+            near = did_you_mean(value, bounds, repr)
+            raise self.mistake(name, f" must be one of {', '.join(bounds)}{near}{more}")
+
+    def mistake(self, name: str, what: str) -> UserError:
+        """A wrong value: "model.n_layer=0" and what is wrong with it."""
+        return UserError(f"{self.group}{name}={getattr(self, name)!r:.80}{what}")
+
+
+class DataConfig(Part, group="data."):
+    """Which text to learn from, and how it is cut."""
+
+    name: str = field("shakespeare", f"a known corpus: {', '.join(CORPORA)}")
+    path: str = field("", "a UTF-8 text file of your own; wins over name")
+    kind: str = field(
+        "auto",
+        "stream (one text), items (one a line), or auto: the corpus's own; a path's is stream",
+        ("auto", "stream", "items"),
+    )
+    split: str = field(
+        "distinct",
+        "of items: distinct (each line once), or makemore (its shuffle, repeated lines kept)",
+        ("distinct", "makemore"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.path:
+            self.check("name", CORPORA, "; a file of your own goes to data.path")
+
+
+class TokenizerConfig(Part, group="tokenizer."):
+    """How a text is cut into tokens."""
+
+    kind: str = field("char", "what one token is: char, word or byte", TOKENIZERS)
+    min_count: int = field(
+        1, "word only: rarer words become the unknown token (occurrences)", Range(1)
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.min_count > 1 and self.kind != "word":
+            raise self.mistake("min_count", " must be 1 unless tokenizer.kind='word'")
+
+
+class ModelConfig(Part, group="model."):
+    """Which model, and its sizes under the notes' names."""
+
+    kind: str = field(
+        "gpt",
+        "bigram (table), bigram_embed (+ positions), ngram (counted), mlp, gpt, or a rung of "
+        f"the ladder: {', '.join(RUNGS)}",
+        MODELS,
+    )
+    block_size: int = field(64, "tokens of context (and of one training row of a stream)", SIZE)
+    n_layer: int = field(4, "blocks of the gpt, tanh layers of the mlp", Range(1, 1000))
+    n_head: int = field(4, "attention heads; n_embd must be a multiple", SIZE)
+    n_embd: int = field(128, "channels of an embedding", SIZE)
+    n_hidden: int = field(200, "width of a layer of the mlp", SIZE)
+    dropout: float = field(0.0, "fraction of values zeroed while training, 0 to below 1", BELOW_1)
+    activation: str = field("relu", "of the feed-forward: relu (the notes) or gelu", ACTIVATIONS)
+    add_count: float = field(1.0, "ngram: count given to every continuation, above 0", ABOVE_0)
+    tie_lm_head: bool = field(False, "lm_head shares the token embedding table")
+    scale_residual: bool = field(False, "start residual projections 1/sqrt(2 n_layer) smaller")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kind in ("multihead", "ffwd", "gpt") and self.n_embd % self.n_head:
+            nearest = self.n_head * max(1, round(self.n_embd / self.n_head))
+            what = f" is not divisible by model.n_head={self.n_head}: try n_embd={nearest}"
+            raise self.mistake("n_embd", what)
+
+
+class TrainConfig(Part, group="train."):
+    """How long to learn, from how much at a time, and how often to look up."""
+
+    steps: int = field(2000, "updates of the parameters; 0 evaluates the fresh model", STEPS)
+    batch_size: int = field(16, "rows of a step, over all devices and parts", SIZE)
+    accumulate: int = field(1, "parts a batch is done in, to save memory; same result", Range(1))
+    window: int = field(0, "predictions of a row; 0: model.block_size, or a whole item", SIZE_OR_0)
+    neighbours: int = field(
+        0, "skip-gram: predict words up to this far on both sides; 0: next", SIZE_OR_0
+    )
+    eval_every: int = field(250, "steps between evaluations; 0 means only at the end")
+    eval_iters: int = field(20, "random batches of each estimate of the loss", SIZE)
+    chunk_steps: int = field(100, "most steps of one compiled loop", SIZE)
+    skip_nonfinite: int = field(0, "bad steps to pass over; 0 stops at the first")
+
+
+class OptimConfig(Part, group="optim."):
+    """How fast to learn. The decay is PyTorch's 0.01, not optax's 0.0001."""
+
+    name: str = field("adamw", "adamw, or sgd (makemore's; no betas, no decay)", OPTIMIZERS)
+    learning_rate: float = field(1e-3, "the highest of the schedule", ABOVE_0)
+    schedule: str = field(
+        "cosine", "after warm-up: cosine, constant or step (at half time)", SCHEDULES
+    )
+    warmup_steps: int = field(0, "steps of linear rise from 0")
+    final_fraction: float = field(0.1, "of learning_rate, at the end (of a step: after it)", TO_1)
+    beta1: float = field(0.9, "memory of the mean of gradients", BELOW_1)
+    beta2: float = field(0.99, "memory of the mean of their squares", BELOW_1)
+    eps: float = field(1e-8, "added to the root of the squares", ABOVE_0)
+    weight_decay: float = field(0.01, "pull of kernels and embeddings to 0, times the rate")
+    clip_norm: float = field(1.0, "largest norm of all gradients together; 0 is off")
+
+
+class CheckpointConfig(Part, group="checkpoint."):
+    """When a run is saved, and how much of its past is kept."""
+
+    every_steps: int = field(0, "save every so many steps; 0 saves at each evaluation only")
+    every_minutes: float = field(5.0, "also save after so many minutes; 0 is never")
+    keep_last: int = field(2, "checkpoints kept beside the best; 2 leaves a spare one", Range(1))
+    on_full_disk: str = field(
+        "stop", "when one can't be written: stop, or continue without it", ("stop", "continue")
+    )
+
+
+class SampleConfig(Part, group="sample."):
+    """The sample a run shows at each evaluation."""
+
+    prompt: str = field("", "what it continues; empty begins as the corpus does")
+    max_new_tokens: int = field(200, "length of the sample, tokens; 0 shows none", TOKENS)
+    temperature: float = field(0.8, "logits are divided by it; 0 takes the likeliest token")
+
+
+class Config(Part):
+    """Everything that makes a run the run it is; the work folder is not part of it."""
+
+    name: str = field("run", "what the run is called; names the default work folder")
+    why: str = field("", "why this size was chosen, shown in the header")
+    seed: int = field(
+        1337, "of the weights, the batches, the dropout and the shuffle of items", SEED
+    )
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    sample: SampleConfig = SampleConfig()
+    expected: dict = dataclasses.field(
+        default_factory=dict,
+        metadata={"meaning": "corpus name -> (low, high): the band of final_val_nats"},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.name or self.name.strip(".") == "" or set(self.name) & set("/\\\0"):
+            what = "the name of a folder, without / or \\: --workdir puts the run elsewhere"
+            raise self.mistake("name", f" must be {what}")
+        for corpus, band in self.expected.items():
+            two = isinstance(band, (tuple, list)) and len(band) == 2
+            if not two or not all(type(x) in (int, float) for x in band) or not band[0] <= band[1]:
+                raise UserError(f"expected.{corpus} must be (low, high) nats, not {band!r}")
+        window, block_size = self.train.window, self.model.block_size
+        if self.model.kind not in SLIDING_MODELS and window > block_size:
+            raise UserError(
+                f"train.window={window} is longer than model.block_size={block_size}, all that "
+                f"model.kind={self.model.kind!r} can read: shorten it, or 0 takes the block"
+            )
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether a run learns what comes next in a text, and not which words are neighbours."""
+        return not self.train.neighbours
+
+    def window(self, items: bool) -> int:
+        """Predictions of a row, of a bigram table too; 0: an item as far as the model can."""
+        return self.train.window or (0 if items else self.model.block_size)
+
+
+class Field(NamedTuple):
+    """One settable value: its dotted path, type, value and meaning."""
+
+    path: str
+    type: type
+    value: Any
+    meaning: str
+
+
+def fields(config: Part, prefix: str = "") -> Iterator[Field]:
+    """Every field of a config, depth first, in the order of the classes."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, Part):
+            yield from fields(value, f"{prefix}{field.name}.")
+        else:
+            yield Field(prefix + field.name, field.type, value, field.metadata["meaning"])
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain dicts, ready for JSON; ``parse.from_dict`` undoes it."""
+    return dataclasses.asdict(config)
+
+
+def differences(ours: Config, theirs: Config, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Each difference as ``path: theirs -> ours``; ``ignore``: paths or first parts of them."""
+    return [
+        f"{a.path}: {b.value!r} -> {a.value!r}"
+        for a, b in zip(fields(ours), fields(theirs), strict=True)
+        if a.value != b.value and a.path not in ignore and a.path.split(".")[0] not in ignore
+    ]

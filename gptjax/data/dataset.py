@@ -1,0 +1,182 @@
+"""A text as rows that a model can be asked about: a stream, a list of items, or skip-gram pairs.
+
+In: texts by split, a tokenizer, and what the model can read. Out: a ``Split`` for each text: its
+tokens, and where its rows begin. Every predicted token stands in exactly one row. Items (names)
+stand in one long array too, each after an end token: a row is an item, from that to its own end.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gptjax.data.splits import item_lines
+from gptjax.data.tokenizers import Tokenizer
+from gptjax.errors import UserError
+
+# A model that slides takes rows of any length; longer items than this are done in parts.
+LONGEST_SLIDING_ROW = 64
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of tokens: row i predicts tokens[first[i] + 1 ... first[i] + count[i]].
+
+    ``began``: the earliest token a row may look back at. ``window``: the most predictions of a row,
+    after ``lookback`` places that show the past and do not count: T = lookback + window.
+    ``anywhere``: a training row may begin at any token (a stream). ``characters``: how much text
+    the predictions stand for.
+    """
+
+    tokens: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    began: np.ndarray
+    window: int
+    lookback: int
+    anywhere: bool
+    characters: int = 0
+
+    @property
+    def n_predicted(self) -> int:
+        """How many tokens the split asks for, each once."""
+        return int(self.count.sum())
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every token but the last, and what follows it: what a bigram counts, (N,) each."""
+        return self.tokens[:-1], self.tokens[1:]
+
+
+class SkipGramSplit(Split):
+    """Rows of one prediction: a word, and one of its neighbours; no text is made of these."""
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every word and its neighbour, (N,) each."""
+        return self.tokens[::2], self.tokens[1::2]
+
+
+def build(
+    texts: Mapping[str, str],
+    tok: Tokenizer,
+    model: Any,
+    items: bool,
+    window: int = 0,
+    neighbours: int = 0,
+) -> dict[str, Split]:
+    """Encode texts (streams, or items one a line) and cut them into rows of one common width.
+
+    ``model`` says ``block_size``, ``lookback`` and ``slides``. ``window``: predictions of a row; 0
+    is block_size, or an item as far as the model can take it. ``neighbours`` above 0 makes pairs
+    (skip-gram) of words at most so far apart. UserError: a character that ``tok`` lacks.
+    """
+    tokens, characters = {}, {}
+    for name, text in texts.items():
+        tokens[name], characters[name] = _encode(text, tok, items)
+    end_id = tok.end_id if items else None
+    if neighbours:
+        return _pairs_of_words(tokens, tok, neighbours, end_id)
+    splits = cut(tokens, end_id, model, window)
+    return {name: replace(split, characters=characters[name]) for name, split in splits.items()}
+
+
+def _encode(text: str, tok: Tokenizer, items: bool) -> tuple[np.ndarray, int]:
+    """Ids, of items with an end before and after each, and the characters that are predicted."""
+    if not items:
+        tokens = tok.encode(text)
+        return tokens, len(text) - len(tok.decode(tokens[:1]))
+    lines = "".join(f"{line}\n" for line in item_lines(text))
+    try:
+        return tok.encode("\n" + lines), len(lines)
+    except UserError:
+        for number, line in enumerate(text.split("\n"), start=1):  # which one is it?
+            try:
+                tok.encode(line.rstrip())
+            except UserError as error:
+                raise UserError(f"line {number}: {error}") from error
+        raise
+
+
+def cut(
+    tokens: Mapping[str, np.ndarray], end_id: int | None, model: Any, window: int = 0
+) -> dict[str, Split]:
+    """Cut the ids (N,) of every split into rows, as ``build`` does; a stream has no ``end_id``."""
+    if end_id is None:
+        window = window or model.block_size
+        return {name: cut_stream(ids, window, model.lookback) for name, ids in tokens.items()}
+    longest = max(int(np.diff(np.flatnonzero(ids == end_id)).max()) for ids in tokens.values())
+    limit = window or (LONGEST_SLIDING_ROW if model.slides else model.block_size)
+    # Where every item fits into one row, no row needs places that show its past.
+    lookback = model.lookback if longest > limit else 0
+    window = min(longest, limit)
+    return {name: cut_items(ids, end_id, window, lookback) for name, ids in tokens.items()}
+
+
+def cut_stream(tokens: np.ndarray, window: int, lookback: int = 0) -> Split:
+    """Cut a stream into rows of ``window`` predictions; the last may have fewer."""
+    first = np.arange(0, len(tokens) - 1, window)
+    count = np.minimum(window, len(tokens) - 1 - first)
+    return Split(tokens, first, count, np.zeros_like(first), window, lookback, anywhere=True)
+
+
+def cut_items(tokens: np.ndarray, end_id: int, window: int, lookback: int = 0) -> Split:
+    """Find the items of a split; one longer than ``window`` continues in a further row.
+
+    ``tokens``: ``end_id``, then each item followed by ``end_id``, ints (N,). A row that continues
+    an item shows ``lookback`` tokens in front of it.
+    """
+    ends = np.flatnonzero(tokens == end_id)
+    starts, lengths = ends[:-1], np.diff(ends)  # an item begins at the end before it
+    n_parts = -(-lengths // window)
+    item = np.repeat(np.arange(len(starts)), n_parts)
+    part = np.arange(len(item)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
+    first = starts[item] + part * window
+    count = np.minimum(window, lengths[item] - part * window)
+    return Split(tokens, first, count, starts[item], window, lookback, anywhere=False)
+
+
+def skip_gram(tokens: np.ndarray, neighbours: int, end_id: int | None = None) -> SkipGramSplit:
+    """Make a row of every word and each of its neighbours: x is the word, y the neighbour.
+
+    A neighbour stands at most ``neighbours`` tokens away, on either side. ``end_id``: None for a
+    stream; for items the token that ends one: no pair holds or spans it. Source: Mikolov et al.
+    2013, "Efficient estimation of word representations in vector space".
+    """
+    end_id = -1 if end_id is None else end_id  # which is no token: a stream is one item
+    item = np.cumsum(tokens == end_id)
+    pairs = []
+    for far in range(1, min(neighbours, len(tokens) - 1) + 1):
+        left, right = tokens[:-far], tokens[far:]
+        keep = (item[:-far] == item[far:]) & (left != end_id)
+        pairs += [np.stack(sides, axis=1)[keep] for sides in ((left, right), (right, left))]
+    flat = np.concatenate(pairs).reshape(-1) if pairs else tokens[:0]
+    first = np.arange(0, len(flat), 2)
+    return SkipGramSplit(flat, first, np.ones_like(first), first, 1, 0, anywhere=False)
+
+
+def _pairs_of_words(
+    tokens: Mapping[str, np.ndarray], tok: Tokenizer, neighbours: int, end_id: int | None
+) -> dict[str, Split]:
+    """The pairs of every split; white space, marks and unknown words are passed over."""
+    kept_V = np.array([tok.is_word(id) or id == end_id for id in range(tok.vocab_size)])
+    splits: dict[str, Split] = {}
+    for name, ids in tokens.items():
+        splits[name] = skip_gram(ids[kept_V[ids]], neighbours, end_id)
+        if not splits[name].n_predicted:
+            raise UserError(
+                f"the {name} split has no two words within train.neighbours={neighbours}: give "
+                "more text, or raise train.neighbours"
+            )
+    return splits
+
+
+def check_lengths(splits: Mapping[str, Split]) -> None:
+    """Refuse, by ``UserError``, a stream with fewer tokens than a row and the one to predict."""
+    for name, split in sorted(splits.items(), key=lambda named: len(named[1].tokens)):
+        n_tokens, width = len(split.tokens), split.lookback + split.window
+        if split.anywhere and n_tokens < width + 1:
+            smaller = f", or set model.block_size to at most {n_tokens - 1}"
+            raise UserError(
+                f"the {name} split has {n_tokens} tokens, and model.block_size={width} needs "
+                f"{width + 1}: give more text{smaller if n_tokens > 1 else ''}"
+            )

@@ -1,0 +1,37 @@
+"""FLOPs are those of the matrix products, counted by hand."""
+
+import jax
+import jax.numpy as jnp
+
+from gptjax import models
+from gptjax.config.schema import ModelConfig
+from gptjax.evaluation import flops
+
+
+def test_flops_are_those_of_the_matrix_products():
+    C, T, V, N, H = 12, 7, 13, 2, 3
+    gpt = models.build(ModelConfig("gpt", block_size=T, n_layer=N, n_head=H, n_embd=C), V)
+    # Per layer 12 C² weights, twice, and q kᵀ and wei v over T places; then the head.
+    expected = N * (2 * 12 * C * C + 2 * 2 * T * C) + 2 * C * V
+    assert flops.forward_flops_per_token(gpt) == expected
+    assert flops.training_flops_per_token(gpt) == 3 * expected
+    assert flops.forward_flops_per_token(models.build(ModelConfig("bigram"), V)) == 0
+    mlp = ModelConfig("mlp", block_size=3, n_embd=10, n_layer=1, n_hidden=200)
+    assert flops.forward_flops_per_token(models.build(mlp, 27)) == 2 * (30 * 200 + 200 * 27)
+
+
+def test_flops_inside_a_loop_count_each_time():
+    def loop(x):
+        return jax.lax.scan(lambda c, _: (c @ x, None), x, length=5)[0]
+
+    jaxpr = jax.make_jaxpr(loop)(jnp.ones((4, 4)))
+    assert flops.product_flops(jaxpr.jaxpr) == 5 * 2 * 4**3
+
+
+def test_flops_inside_calls_and_branches_count():
+    def inside(x):
+        y = jax.jit(lambda x: x @ x)(x)
+        return jax.lax.cond(y.sum() > 0, lambda y: y @ y @ y, lambda y: y, y)
+
+    jaxpr = jax.make_jaxpr(inside)(jnp.ones((4, 4)))
+    assert flops.product_flops(jaxpr.jaxpr) == 3 * 2 * 4**3

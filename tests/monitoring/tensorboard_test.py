@@ -1,0 +1,64 @@
+"""Event files for TensorBoard, and nothing where tensorboardX is absent."""
+
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from gptjax.monitoring.tensorboard import TensorBoard
+from gptjax.runtime import devices
+
+
+def events(folder):
+    """All events of a folder, read from the record files by hand."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for path in sorted(folder.glob("*tfevents*")):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_a_continued_tensorboard_run_hides_what_it_repeats(tmp_path):
+    pytest.importorskip("tensorboardX")
+    board = TensorBoard(tmp_path, None)
+    assert board.note == ""
+    for step in (10, 20, 30):
+        board.scalars(step, {"loss_nats/train": np.float32(step / 10)})
+    board.close()
+    assert [e.step for e in events(tmp_path) if e.summary.value] == [10, 20, 30]
+    again = TensorBoard(tmp_path, 20)
+    again.scalars(30, {"loss_nats/train": 3.0})
+    again.text(30, "sample", "a\nb")
+    again.close()
+    starts = [e for e in events(tmp_path) if e.HasField("session_log") and e.session_log.status]
+    # TensorBoard forgets what was written before with this step or a later one.
+    assert sorted(e.step for e in starts) == [0, 21]
+    assert sum(len(e.summary.value) for e in events(tmp_path) if e.step == 10) == 1
+    texts = [v.tensor.string_val for e in events(tmp_path) for v in e.summary.value if v.tensor]
+    assert [b"    a\n    b"] in [list(t) for t in texts]
+
+
+def test_without_tensorboardx_there_is_a_note_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    board = TensorBoard(tmp_path / "tb", 5)
+    board.scalars(6, {"a": 1.0})
+    board.text(6, "a", "b")
+    board.close()
+    assert "pip install tensorboardX" in board.note
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setattr(devices, "is_writer", lambda: False)
+    board = TensorBoard(tmp_path / "tb", None)
+    board.scalars(6, {"a": 1.0})
+    board.text(6, "a", "b")
+    board.close()
+    assert board.note == "" and os.listdir(tmp_path) == []

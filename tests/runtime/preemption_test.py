@@ -1,0 +1,61 @@
+"""Signals: the first is noted, its echo within a second too; a later one kills."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from gptjax.runtime import preemption
+from gptjax.runtime.preemption import Stopped
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_its_echo_within_a_second_is_not_a_second_wish(kind, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    before = signal.getsignal(kind)
+    with preemption.watch() as stop:
+        stop.check(3)
+        signal.raise_signal(kind)
+        now[0] += 0.9
+        signal.raise_signal(kind)
+        assert stop.signal == kind.name
+        with pytest.raises(Stopped, match=f"{kind.name} at step 3: saved.*exit code 75"):
+            stop.check(3)
+    assert signal.getsignal(kind) is before
+
+
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without its signals")
+def test_a_second_signal_kills(kind):
+    script = f"""
+import signal, time
+from gptjax.runtime import preemption
+now = 100.0
+time.monotonic = lambda: now
+try:
+    with preemption.watch():
+        signal.raise_signal(signal.{kind})
+        now += 1.1
+        signal.raise_signal(signal.{kind})
+finally:
+    print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-getattr(signal, kind), ""), done.stderr
+
+
+def test_outside_the_main_thread_no_handler_is_set():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def elsewhere():
+        with preemption.watch() as stop:
+            seen.append((stop.signal, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [("", before)]
