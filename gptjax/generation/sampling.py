@@ -23,12 +23,21 @@ def _check(name: str, good: Callable[[Number], bool], must: str) -> Callable[[An
     """A ``__post_init__`` that refuses the one number of a rule where it is not ``good``."""
 
     def check(rule):
-        (value,) = vars(rule).values()
+        value, _ = vars(rule).values()
         # Inside jit the value is a tracer (or another stand-in), checked before it became one.
         if isinstance(value, numbers.Real) and not (math.isfinite(value) and good(value)):
             raise UserError(f"{name}={value} must be {must}")
 
     return check
+
+
+def _name(name: str) -> str:
+    """A rule's name, as a part of its structure and not of its data.
+
+    JAX 0.10 takes the structures of two dataclasses with as many fields for equal, and once in a
+    hundred times jit would run the program of another rule. A name keeps them apart.
+    """
+    return flax.struct.field(pytree_node=False, default=name)
 
 
 def _rank(logits_BxV: jax.Array) -> jax.Array:
@@ -42,6 +51,7 @@ class Temperature:
     """logits / value; 0 keeps the likeliest token alone (greedy). Source: page 1, section 10."""
 
     value: Number = 1.0
+    name: str = _name("Temperature")
     __post_init__ = _check("temperature", lambda v: v >= 0, "0 (likeliest token) or more")
 
     def __call__(self, logits_BxV, seen_BxV):
@@ -58,6 +68,7 @@ class TopK:
     """Keep the k likeliest tokens. Source: page 1, "Top-K Filtering"."""
 
     k: Number
+    name: str = _name("TopK")
     _must = "a whole number, 1 or more (and below 2**31)"
     __post_init__ = _check("top_k", lambda k: 1 <= k < 2**31 and k == int(k), _must)
 
@@ -70,6 +81,7 @@ class TopP:
     """Keep the fewest likeliest tokens that together reach probability p. Source: page 1."""
 
     p: Number
+    name: str = _name("TopP")
     __post_init__ = _check("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
 
     def __call__(self, logits_BxV, seen_BxV):
@@ -86,6 +98,7 @@ class MinP:
     """Keep the tokens at least p times as likely as the likeliest. Source: Nguyen et al. 2024."""
 
     p: Number
+    name: str = _name("MinP")
     __post_init__ = _check("min_p", lambda p: 0 <= p <= 1, "0 to 1")
 
     def __call__(self, logits_BxV, seen_BxV):
@@ -99,6 +112,7 @@ class RepetitionPenalty:
     """Divide the logit of a token that the row holds by r; a negative one times r. CTRL, 2019."""
 
     r: Number
+    name: str = _name("RepetitionPenalty")
     __post_init__ = _check("repetition_penalty", lambda r: r > 0, "above 0 (1 changes nothing)")
 
     def __call__(self, logits_BxV, seen_BxV):

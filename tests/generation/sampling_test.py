@@ -50,6 +50,17 @@ def expected(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, 
     return np.array(softmax(kept))
 
 
+def test_no_rule_can_be_taken_for_another():
+    """Rules of equal structure would share a compiled program whenever their hashes meet."""
+    rules = [Temperature(1.0), TopK(2), TopP(0.5), MinP(0.5), RepetitionPenalty(2.0)]
+    chains = [Chain((rule,)) for rule in rules] + [Chain((a, b)) for a in rules for b in rules]
+    structures = [jax.tree.structure(made) for made in rules + chains]
+    for i, structure in enumerate(structures):
+        assert [j for j, other in enumerate(structures) if other == structure] == [i]
+    twice = [jax.tree.structure(Chain((TopP(p), MinP(0.1)))) for p in (0.5, 0.9)]
+    assert twice[0] == twice[1]  # another number is data
+
+
 def rows(logits, n=B):
     return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (n, len(logits)))
 
