@@ -4,6 +4,8 @@ import os
 
 # Before any test file imports jax: a test is about what is computed, not about where.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Half the seconds of compiling, for programs too small to gain from what XLA could do for them.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -25,12 +27,15 @@ def published() -> bool:
 
 
 @pytest.fixture(scope="module")
-def quick_compile():
-    """Half the seconds of compiling, for programs too small to gain from XLA's optimizations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def optimized():
+    """Programs as a user gets them: XLA's optimizations, in this process and those it starts."""
+    name = "jax_disable_most_optimizations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(name.upper(), raising=False)
+        before = jax.config.read(name)
+        jax.config.update(name, False)
+        yield
+        jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
 from gptjax.data import corpora
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KINDS = ("gpt", "mlp", "bigram")  # a stream in windows, items, a stream whose model slides
 
 

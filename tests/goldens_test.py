@@ -30,7 +30,6 @@ TABLE = np.array(
 )
 IDX = np.array([[0, 1, 2], [1, 2, 3]])
 TARGETS = np.array([[1, 2, 3], [2, 3, 0]])
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def close(got, expected):

@@ -21,7 +21,6 @@ from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")

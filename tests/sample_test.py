@@ -13,8 +13,6 @@ from gptjax.evaluation.memorization import longest
 from gptjax.generation.stopping import Sample
 from gptjax.monitoring.console import shown
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

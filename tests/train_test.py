@@ -20,6 +20,7 @@ from gptjax.monitoring import metrics
 from gptjax.training import experiment
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 @pytest.fixture(scope="module")

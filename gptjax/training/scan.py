@@ -70,7 +70,7 @@ def train_chunk(
 
     def one(state, numbered):
         i, batch, rate = numbered
-        # A stopped state no longer advances: its number falls behind that of the entry.
+        # A stopped state no longer advances: its number stays below that of the entry.
         runs = (i < n) & (state.step == end - n + i)
         idle = StepMetrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), bool))
         return jax.lax.cond(

@@ -9,7 +9,6 @@ from gptjax.bench import generate
 from gptjax.cli import main as cli
 from gptjax.generation import decode
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = generate.Work(8, 12, 3, 2, batch_size=2, tokens=11, windows=("exact", "refill"))
 
 

@@ -31,7 +31,6 @@ SAMPLERS = {
     "rep": {"repetition_penalty": 1.5},
     "stop": {"stop": ["a"]},
 }
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")

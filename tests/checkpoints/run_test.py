@@ -15,8 +15,6 @@ from gptjax.config.schema import CheckpointConfig, Config, to_dict
 from gptjax.errors import UserError
 from gptjax.runtime.atomic_files import parse_json
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -16,7 +16,6 @@ from gptjax.evaluation import loss_eval
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.monitoring import metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 V, B, K = 11, 4, 3  # tokens, rows of a batch, batches of a call; windows are 5 and 6
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 6, "n_hidden": 7}
 RNG = np.random.default_rng(0)

@@ -14,7 +14,6 @@ from gptjax.errors import UserError
 from gptjax.evaluation import embeddings, probe
 from gptjax.models.gpt import GPTLanguageModel
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TEXT = "so it is. it is so.\n"
 NAMES = "abi\nbia\n"
 

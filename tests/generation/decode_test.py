@@ -18,8 +18,6 @@ from gptjax.models.gpt_cached import CachedGPT
 V, W = 11, 6
 PLAIN = sampling.build(1.0)
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @functools.cache
 def one_more(model):

@@ -15,8 +15,6 @@ from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
 from gptjax.generation.generate import Settings, continue_rows, row_keys
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CHARS = CharTokenizer("\n abcdeé😀")
 BYTES = ByteTokenizer()
 WORDS = WordTokenizer(("\n", " ", "!", "hello", "held", "wörld"))

@@ -11,7 +11,6 @@ from gptjax.models.gpt import Head
 B, T, C = 4, 7, 3
 X = np.random.default_rng(0).normal(size=(B, T, C)).astype(np.float32)
 WAYS = (averaging.average_loop, averaging.average_matmul, averaging.average_softmax)
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.mark.parametrize("average", WAYS)

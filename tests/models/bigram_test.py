@@ -9,7 +9,6 @@ from gptjax.models.bigram import BigramEmbedLanguageModel, BigramLanguageModel
 
 B, T, BLOCK, V, C = 2, 5, 7, 11, 3
 X = np.random.default_rng(0).integers(0, V, (B, T))
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def test_the_table_gives_the_row_of_each_token():

@@ -21,8 +21,6 @@ TOKENS = np.random.default_rng(3).integers(0, V, (B, BLOCK))
 CHANGES = [{}, {"tie_lm_head": True}, {"activation": "gelu", "scale_residual": True}]
 CASES = [(1, CHANGES[0]), (T, CHANGES[0]), (BLOCK, CHANGES[1]), (BLOCK, CHANGES[2])]
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def model(**changes):
     return GPTLanguageModel(V, BLOCK, C, H, N, **changes)
@@ -37,7 +35,7 @@ def assert_close(logits, expected):
 
 
 @pytest.fixture(scope="module")
-def reading(quick_compile, random_params):
+def reading(random_params):
     """A model's ``read``, compiled once per length of piece, and its plain logits of TOKENS."""
     ours = model()
     params, cached = random_params(ours, TOKENS), CachedGPT.of(ours)

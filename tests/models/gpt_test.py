@@ -21,8 +21,6 @@ F, P = 4 * C, 0.25  # P: what dropout drops
 X = np.random.default_rng(0).normal(size=(B, T, C)).astype(np.float32)
 TOKENS = np.random.default_rng(1).integers(0, V, (B, T))
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def apply(module, params, *inputs, **settings):
     """One compiled call of a module; ``settings`` are fixed, but for the key of dropout."""

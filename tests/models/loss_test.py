@@ -4,13 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from gptjax.models.loss import cross_entropy, token_nats
 
 B, T, V = 3, 5, 7
 loss = jax.jit(cross_entropy)
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def example(seed=0):

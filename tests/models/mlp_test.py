@@ -8,7 +8,6 @@ import pytest
 from gptjax.models.mlp import MLPLanguageModel
 
 B, T, BLOCK, V, C, HIDDEN, START = 2, 7, 3, 11, 5, 13, 4
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def by_hand(params, window, n_layer):

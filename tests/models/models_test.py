@@ -19,7 +19,6 @@ B, T, BLOCK, V, C, H = 2, 5, 8, 13, 12, 3
 START = V - 1
 KINDS = ("bigram", "bigram_embed", "mlp", "gpt")
 X = np.random.default_rng(1).permutation(B * T).reshape(B, T)  # no token twice
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def build(kind, **changes):

@@ -11,7 +11,6 @@ from gptjax.models import ngram
 from gptjax.models.ngram import NGramLanguageModel
 
 B, T, V, START = 2, 7, 5, 3
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @given(tokens=st.lists(st.integers(0, 3), min_size=1, max_size=20), n=st.integers(1, 3))

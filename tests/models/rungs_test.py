@@ -19,7 +19,6 @@ LADDER = runpy.run_path(str(Path(__file__).resolve().parents[2] / "configs/ladde
 RUNGS, BANDS = LADDER["RUNGS"], LADDER["BANDS"]
 PUBLISHED = {"multihead": 2.28, "ffwd": 2.24, "blocks": 2.06, "gpt": 1.8226}
 B, T, V, C, H = 2, 5, 11, 12, 3
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def rung(kind):

@@ -20,7 +20,6 @@ from gptjax.training import experiment, optimizer, scan
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "gptjax"
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,6 @@ from gptjax.config import schema
 from gptjax.errors import UserError
 from gptjax.training import nonfinite
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def test_the_first_bad_parameter_is_named():
     params = {"a": {"kernel": jnp.ones(2)}, "b": {"bias": jnp.array([1.0, jnp.inf])}, "c": jnp.nan}

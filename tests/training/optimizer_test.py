@@ -14,8 +14,6 @@ from gptjax.checkpoints import pytree
 from gptjax.config.schema import ModelConfig, OptimConfig
 from gptjax.training import optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RNG = np.random.default_rng(0)
 PARAMS = {
     "lm_head": {"kernel": RNG.normal(size=(3, 5)), "bias": RNG.normal(size=5)},

@@ -20,8 +20,6 @@ from gptjax.training import resume, trainer
 from gptjax.training.resume import Progress
 from gptjax.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def stop_and_go_on(config, workdir, monkeypatch, stops):
     for stop in stops:

@@ -15,7 +15,6 @@ from gptjax.models.bigram import BigramLanguageModel
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import init_state, train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(8)
 
 

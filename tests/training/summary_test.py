@@ -12,8 +12,6 @@ from gptjax.checkpoints import directory, run
 from gptjax.training import summary
 from gptjax.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.mark.parametrize(
     "nats, band, text, ok",

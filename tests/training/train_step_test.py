@@ -32,7 +32,6 @@ from gptjax.models.loss import cross_entropy
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import estimate_loss, init_state, train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(8)
 
 

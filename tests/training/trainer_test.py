@@ -22,7 +22,6 @@ from gptjax.training import summary, trainer
 from gptjax.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def test_kills_signals_and_damages_through_the_real_command_line():
