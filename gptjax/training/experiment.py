@@ -79,7 +79,9 @@ class Experiment:
 
     @functools.cached_property
     def _rates(self) -> Callable[[np.ndarray], jax.Array]:
-        return jax.jit(jax.vmap(optimizer.schedule(self.config.optim, self.config.train.steps)))
+        # One by one: in a vector, a step's rate could depend on its place in the chunk.
+        schedule = optimizer.schedule(self.config.optim, self.config.train.steps)
+        return jax.jit(functools.partial(jax.lax.map, schedule))
 
     @functools.cached_property
     def bigram_nats(self) -> dict[str, float]:

@@ -65,18 +65,23 @@ def both_ways(request):
     ],
     ids=lambda optim: optim["schedule"],
 )
-def test_the_rates_of_a_chunk_are_the_schedules_in_a_compiled_step_to_the_bit(
+def test_the_rate_of_a_step_is_the_schedules_and_the_same_to_the_bit_in_any_chunk(
     optim, text, both_ways
 ):
     config = tiny_runs.config(text, optim={"learning_rate": 0.037} | optim)
     exp, K = experiment.build(config), config.train.chunk_steps
-    inside = jax.jit(optimizer.schedule(config.optim, config.train.steps))
-    expected = np.array([inside(np.int32(step)) for step in range(config.train.steps + K)])
+    steps = config.train.steps
+    schedule = jax.jit(optimizer.schedule(config.optim, steps))
+    expected = np.array([schedule(np.int32(step)) for step in range(steps + K)])
     assert len(set(expected.tolist())) > (2 if optim["schedule"] == "cosine" else 1)
-    for first in range(config.train.steps):
-        _, rates = exp.chunk_inputs(first, 1)
-        assert rates.dtype == np.float32
-        np.testing.assert_array_equal(rates, expected[first : first + K])
+    rates = np.full(steps + K, np.nan, np.float32)
+    for first in range(steps):
+        _, found = exp.chunk_inputs(first, 1)
+        assert found.dtype == np.float32
+        before = rates[first : first + K]
+        np.testing.assert_array_equal(np.where(np.isnan(before), found, before), found)
+        rates[first : first + K] = found
+    np.testing.assert_allclose(rates[: steps + K - 1], expected[:-1], rtol=2.5e-7)
 
 
 def test_steps_count_far_beyond_what_a_float_can(text):
