@@ -148,6 +148,8 @@ def main(args: Any) -> int:
     found, unfinished = named_runs(args.workdirs)
     if bool(found) == args.ladder:
         raise UserError("name the runs to compare (--workdirs=runs/a,runs/b), or say --ladder")
+    if args.markdown and args.csv:
+        raise UserError("--markdown and --csv are two tables for one output: choose one")
     for flag in ("rungs", "steps", "data", "seed"):
         if getattr(args, flag) not in ("", None) and not args.ladder:
             raise UserError(f"--{flag} is of the rungs: say --ladder, or leave it out")

@@ -37,6 +37,8 @@ def main(args: Any) -> int:
     """Print the loss over one split, or over a text, as a table or as JSON."""
     if args.per_token and not args.text_file:
         raise UserError("--per_token shows the tokens of a text: name it with --text_file")
+    if args.split == "":
+        raise UserError("--split= names no split: train, val or, of items, test")
     if args.text_file and args.split is not None:
         raise UserError("--text_file and --split are two texts: give one of them")
     with Terminal(sys.stderr if args.json else None) as terminal:

@@ -18,6 +18,7 @@ import numpy as np
 
 from gptjax.cli import main as cli
 from gptjax.data.batching import get_batch
+from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import preemption
 from gptjax.training import experiment, nonfinite
@@ -41,6 +42,8 @@ def batch_lines(exp: Experiment) -> Iterator[str]:
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
     workdir = Path(args.workdir or Path("runs") / args.config.name)
+    if args.show_batch and args.replay_step is not None:
+        raise UserError("--show_batch and --replay_step are two questions: ask one at a time")
     if args.show_batch:
         print("\n".join(batch_lines(experiment.build(args.config))))
     elif args.replay_step is not None:

@@ -50,6 +50,8 @@ def world(tmp_path_factory):
         "broken/checkpoints/step_3-best/manifest.json": b"{}",
         "a_file": b"precious",
         "no_function.py": b"x = 1\n",
+        "leaves.py": b"import sys\ndef get_config():\n    sys.exit()\n",
+        "flags.txt": b"--config=gpt:small\n",
     }
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +90,11 @@ CASES = [
     wrong("train", "--config=", "--config is missing", "gpt"),
     wrong("train", "--config={w}/nowhere.py", "nowhere.py", "choose one of"),
     wrong("train", "--config={w}/no_function.py", "no_function.py", "get_config"),
+    wrong("train", "--config={w}/leaves.py", "leaves.py", "sys.exit"),
+    wrong("train", "--flagfile={w}/flags.txt", "unknown flag --flagfile"),
+    wrong("train", "--flagfile {w}/flags.txt", "unknown flag --flagfile"),
+    wrong("train", "--undefok=stps --stps=3", "unknown flag --undefok"),
+    wrong("train", "--show_batch --replay_step=1", "--show_batch", "one at a time"),
     wrong("train", "--config=gpt:giant", "giant", "small"),
     wrong("train", "model.n_layr=2", "n_layr", "did you mean --config.model.n_layer"),
     wrong("train", "--workdr=x", "--workdr", "--workdir"),
@@ -195,6 +202,8 @@ CASES = [
         )
     ),
     wrong("evaluate", "--workdir={w}/run --split=test", "'test'", "train, val"),
+    wrong("evaluate", "--workdir={w}/run --split=", "--split= names no split"),
+    wrong("compare", "--workdirs={w}/run --markdown --csv", "choose one"),
     wrong("evaluate", "--workdir={w}/run --batch=3", "--batch"),
     wrong("sample", "--workdir={w}/run --prompt=Hi", "'H'", "U+0048", "vocabulary"),
     wrong("sample", "--workdir={w}/run --prompt=ab\ud800", "\\ud800"),

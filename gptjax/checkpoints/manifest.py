@@ -97,7 +97,11 @@ def verify(folder: Path, files: dict[str, list], parts: Iterable[str]) -> None:
         if found != said:
             raise Damaged(f"{name} has checksum {found[:8]}, {said[:8]} was written")
     # A file that nobody wrote might change how the others are read.
-    for path in sorted(path for part in parts for path in (folder / part).rglob("*")):
+    try:
+        there = sorted(path for part in parts for path in (folder / part).rglob("*"))
+    except OSError as error:  # a trainer may be deleting it: whoever asked looks again
+        raise Damaged(f"{folder.name} cannot be listed ({error.strerror})") from error
+    for path in there:
         name = path.relative_to(folder).as_posix()
         harmless = path.name.startswith(".") or path.name in _LITTER or path.is_dir()
         if name not in files and not harmless:

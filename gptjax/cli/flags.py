@@ -5,6 +5,7 @@ absl and ml_collections parse; what they complain of is said in a user's words.
 """
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -153,6 +154,10 @@ def _parse(
     values: absl_flags.FlagValues, argv: Sequence[str], kinds: Mapping[str, Any], known_only: bool
 ) -> list[str]:
     """Let absl parse; what it complains of is said in a user's words."""
+    for argument in itertools.takewhile(lambda argument: argument != "--", argv[1:]):
+        # absl's own: one reads flags from any file, or waits for a pipe; one lets typos by.
+        if own := re.match(r"--?(flagfile|undefok)(=|$)", argument):
+            raise UserError(f"unknown flag --{own[1]}; see --help")
     try:
         return values(argv, known_only=known_only)
     except absl_flags.UnrecognizedFlagError as error:

@@ -47,6 +47,8 @@ def load(name: str) -> ConfigDict:
         settings = get_config() if size is None else get_config(size)
     except (UserError, OSError):
         raise
+    except SystemExit as error:  # its code 0 would look like a training that went well
+        raise UserError(f"{path} ends the program (sys.exit): get_config() must return") from error
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"{error.filename or path}{line}: {error.msg}") from error

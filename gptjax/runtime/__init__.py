@@ -4,6 +4,6 @@
 - ``sharding``: where arrays live: batches, parameters, optimizer state
 - ``compilation_cache``: compiled programs kept on disk
 - ``run_lock``: one training per work folder
-- ``preemption``: SIGINT and SIGTERM end a run in good order
+- ``preemption``: SIGINT, SIGTERM and SIGHUP end a run in good order
 - ``atomic_files``: files written whole or not at all, and read without harm
 """

@@ -1,4 +1,4 @@
-"""Stopping in good order: SIGINT and SIGTERM end a run after the steps in flight.
+"""Stopping in good order: SIGINT, SIGTERM and SIGHUP end a run after the steps in flight.
 
 In: the signals of the operating system. Out: a flag that the trainer reads, and an exit code that
 tells a cluster to start the same command again.
@@ -14,6 +14,8 @@ from types import FrameType
 
 # sysexits' EX_TEMPFAIL: nothing is wrong, all is saved, start me again.
 CONTINUE_ME = 75
+# A closed terminal or ssh sends SIGHUP; Windows has none.
+KINDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # `timeout` and batch systems signal the process and then its group: one wish, heard twice.
 SAME_WISH_S = 1.0
 
@@ -41,7 +43,7 @@ class Stop:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; one a second later kills."""
+    """Note the first of ``KINDS`` instead of dying of it; one a second later kills."""
     stop, noted_at = Stop(), 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -56,6 +58,8 @@ def watch() -> Iterator[Stop]:
 
     with contextlib.ExitStack() as before:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows none
-            for kind in (signal.SIGINT, signal.SIGTERM):
-                before.callback(signal.signal, kind, signal.signal(kind, note))
+            for kind in KINDS:
+                nohup = kind.name == "SIGHUP" and signal.getsignal(kind) is signal.SIG_IGN
+                if not nohup:  # it was ignored on purpose
+                    before.callback(signal.signal, kind, signal.signal(kind, note))
         yield stop

@@ -194,6 +194,22 @@ def test_a_reader_whose_checkpoint_is_deleted_under_it_takes_the_newer_one(run, 
     assert (calls, restored.step, restored.notices) == (["step_4", "step_5"], 5, [])
 
 
+def test_a_checkpoint_deleted_while_its_folders_are_listed_is_looked_for_again(run, monkeypatch):
+    rglob, listed = Path.rglob, []
+
+    def gone(path, pattern):
+        listed.append(path.parent.name)
+        if len(listed) == 1:  # the files were all there; now the trainer deletes the checkpoint
+            monkeypatch.undo()
+            write(run, 5, keep_last=1)
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return rglob(path, pattern)
+
+    monkeypatch.setattr(Path, "rglob", gone)
+    restored = store.restore(run, "last", ABSTRACT)
+    assert (listed, restored.step, restored.notices) == (["step_4"], 5, [])
+
+
 def test_another_models_shapes_are_refused_with_both_numbers(two):
     def refusal(state, **kw):
         with pytest.raises(UserError) as error:

@@ -139,7 +139,7 @@ MISTAKES = [
     (["--loud", "true"], ["'true'", "--name=value"]),
     (["--", "--loud"], ["--loud"]),
     (["--config=gpt"], ["--config"]),
-    (["--flagfile=/no/such/file"], ["/no/such/file"]),
+    (["--flagfile=/no/such/file"], ["unknown flag --flagfile"]),
 ]
 CONFIG_MISTAKES = [
     ([], ["--config is missing", "bigram", "gpt"]),

@@ -158,6 +158,9 @@ def test_equals_at_the_border_come_in_order_of_their_ids():
     p = np.exp(tied) / np.exp(tied).sum()
     kept = np.isfinite(TopP(p[4] + p[1] + 1e-3)(rows(tied), None)[0])
     np.testing.assert_array_equal(kept, [False, True, True, False, True])
+    # Two of four equals reach a half, and no third is asked for.
+    kept = np.isfinite(TopP(0.5)(rows(np.zeros(4)), None)[0])
+    np.testing.assert_array_equal(kept, [True, True, False, False])
 
 
 def test_what_changes_nothing_is_plain():

@@ -12,7 +12,7 @@ from gptjax.runtime import preemption
 from gptjax.runtime.preemption import Stopped
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", preemption.KINDS)
 def test_a_signal_is_noted_and_its_echo_within_a_second_is_not_a_second_wish(kind, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -28,7 +28,7 @@ def test_a_signal_is_noted_and_its_echo_within_a_second_is_not_a_second_wish(kin
     assert signal.getsignal(kind) is before
 
 
-@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without its signals")
 def test_a_second_signal_kills(kind):
     script = f"""
@@ -46,6 +46,17 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-getattr(signal, kind), ""), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.watch() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal == "" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_no_handler_is_set():
