@@ -86,6 +86,7 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
     assert [line["step"] for line in lines if "val_nats" in line] == [0, 8, 16, 17]
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "count bigram" in done.stdout and "exact loss" in done.stdout
+    assert ("repeated lines dropped" in done.stdout) == (config == "mlp_names.py")
 
     if not more:
         return  # two of the five show what evaluate and sample do with a run
@@ -104,6 +105,24 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
 def call(module, *argv: str, flags=None) -> int:
     flags = module.FLAGS if flags is None else flags
     return cli.call(module.main, ["gptjax.train", *argv], flags=flags, config=module is train)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no broken pipes")
+def test_a_reader_that_goes_ends_the_run_as_it_ends_any_program_in_a_pipe(text, tmp_path):
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", "--workdir=run", *small(text)]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "gptjax.train", *flags],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert run.stdout.readline().startswith("bigram")
+    run.stdout.close()
+    with run.stderr:
+        said = run.stderr.read()
+    assert run.wait(120) == 141 and "Traceback" not in said and "Exception" not in said, said
 
 
 def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):

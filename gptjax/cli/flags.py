@@ -86,7 +86,11 @@ def read(
         return args
     for folder in ("workdir", "out"):  # a shell leaves the ~ of --workdir=~/runs/x alone
         if hasattr(args, folder):
-            setattr(args, folder, os.path.expanduser(getattr(args, folder)))
+            path = os.path.expanduser(getattr(args, folder))
+            if path.startswith("~"):
+                user = path.partition("/")[0]
+                raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
+            setattr(args, folder, path)
     values = _flag_values()
     if config:
         settings = files.load(args.config)
@@ -154,10 +158,18 @@ def _parse(
     values: absl_flags.FlagValues, argv: Sequence[str], kinds: Mapping[str, Any], known_only: bool
 ) -> list[str]:
     """Let absl parse; what it complains of is said in a user's words."""
-    for argument in itertools.takewhile(lambda argument: argument != "--", argv[1:]):
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        if argument == "--":
+            break
         # absl's own: one reads flags from any file, or waits for a pipe; one lets typos by.
         if own := re.match(r"--?(flagfile|undefok)(=|$)", argument):
             raise UserError(f"unknown flag --{own[1]}; see --help")
+        name, equals, value = argument.partition("=")
+        value, kind = value if equals else following, kinds.get(name)
+        # Python's numbers are more than people mean: 1_000, 0x10 and the digits of any script.
+        ascii_only = r"[+-]?[0-9]+" if kind is int else r"[+\-.a-zA-Z0-9]+"
+        if value and kind in (int, float) and not re.fullmatch(ascii_only, value):
+            raise UserError(f"{name}={value:.80} is wrong: it must be {_WORDS[kind]}")
     try:
         return values(argv, known_only=known_only)
     except absl_flags.UnrecognizedFlagError as error:

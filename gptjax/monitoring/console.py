@@ -163,11 +163,18 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+class _Console(Console):
+    """rich's, but for a reader that has gone: ``cli/main.py`` knows the exit code of that."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  rich calls it while the BrokenPipeError is handled
+
+
 def _console(stream: TextIO, live: bool) -> Console:
     # rich would guess from the environment, and wrap a log at 80 columns.
     fixed = {"force_terminal": live, "force_jupyter": False, "highlight": False}
     color, width = ("auto", None) if live else (None, 100)
-    return Console(file=stream, color_system=color, width=width, **fixed)
+    return _Console(file=stream, color_system=color, width=width, **fixed)
 
 
 def shown(text: str) -> str:

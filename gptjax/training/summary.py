@@ -31,6 +31,8 @@ def first_page(
     splits = ", ".join(f"{name} {split.n_predicted:,}" for name, split in exp.splits.items())
     items = facts.get("items_per_split")
     n_items = f", {sum(items.values()):,} items" if items else ""
+    if dropped := facts.get("duplicates"):
+        n_items += f" ({dropped:,} repeated lines dropped)"
     lines = {
         "device": devices.device_line(),
         "corpus": f"{facts['name']} ({facts['source']})",
