@@ -34,8 +34,8 @@ def _check(name: str, good: Callable[[Number], bool], must: str) -> Callable[[An
 def _name(name: str) -> str:
     """A rule's name, as a part of its structure and not of its data.
 
-    JAX 0.10 takes the structures of two dataclasses with as many fields for equal, and once in a
-    hundred times jit would run the program of another rule. A name keeps them apart.
+    JAX (0.10, 0.12) takes the structures of two dataclasses with as many fields for equal, and
+    once in a hundred times jit would run the program of another rule. A name keeps them apart.
     """
     return flax.struct.field(pytree_node=False, default=name)
 
