@@ -167,7 +167,7 @@ class _Console(Console):
     """rich's, but for a reader that has gone: ``cli/main.py`` knows the exit code of that."""
 
     def on_broken_pipe(self) -> None:
-        raise  # noqa: PLE0704  rich calls it while the BrokenPipeError is handled
+        raise  # rich calls this while it handles the BrokenPipeError
 
 
 def _console(stream: TextIO, live: bool) -> Console:

@@ -6,6 +6,7 @@ tells a cluster to start the same command again.
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 import time
@@ -45,9 +46,13 @@ class Stop:
 def watch() -> Iterator[Stop]:
     """Note the first of ``KINDS`` instead of dying of it; one a second later kills."""
     stop, noted_at = Stop(), 0.0
+    terminals = [number for number in (1, 2) if os.isatty(number)]  # stdout and stderr
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal noted_at
+        for terminal in terminals:
+            if not os.isatty(terminal):  # it was closed: what is printed now would be an OSError
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
         if not stop.signal:
             stop.signal, noted_at = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - noted_at > SAME_WISH_S:

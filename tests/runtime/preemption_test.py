@@ -59,6 +59,29 @@ def test_under_nohup_a_closed_terminal_stops_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_run_whose_terminal_is_closed_goes_on_to_its_end_in_good_order():
+    script = """
+import os, pty, sys, time
+from gptjax.runtime import preemption
+child, terminal = pty.fork()
+if not child:
+    with preemption.watch() as stop:
+        print("ready", flush=True)
+        while not stop.signal:
+            time.sleep(0.01)
+        print("nobody reads this", flush=True)
+        print("nor this", file=sys.stderr, flush=True)
+        sys.exit(preemption.CONTINUE_ME)
+while b"ready" not in os.read(terminal, 99):
+    pass
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "75", done.stdout + done.stderr
+
+
 def test_outside_the_main_thread_no_handler_is_set():
     before, seen = signal.getsignal(signal.SIGTERM), []
 
