@@ -5,6 +5,7 @@ absl and ml_collections parse; what they complain of is said in a user's words.
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import re
@@ -19,10 +20,43 @@ from ml_collections import ConfigDict, config_flags
 from gptjax.config import files, parse, schema
 from gptjax.errors import UserError, did_you_mean
 
+
+class _Integer(absl_flags.IntegerParser):
+    """Python's numbers are more than people mean: 1_000, 0x10 and the digits of any script."""
+
+    def convert(self, argument: Any) -> int:
+        if isinstance(argument, str) and not re.fullmatch("[+-]?[0-9]+", argument):
+            raise ValueError("not digits alone")
+        return super().convert(argument)
+
+
+class _Float(absl_flags.FloatParser):
+    """As ``_Integer``."""
+
+    def convert(self, argument: Any) -> float:
+        if isinstance(argument, str) and not re.fullmatch(r"[+\-.a-zA-Z0-9]+", argument):
+            raise ValueError("more than digits and an exponent")
+        return super().convert(argument)
+
+
+class _FlagValues(absl_flags.FlagValues):
+    """absl's, without two flags of its own that no help page shows."""
+
+    def read_flags_from_files(self, argv: Sequence[str], force_gnu: bool = True) -> list[str]:
+        """Refuse --flagfile, which reads any file or waits for a pipe, and --undefok, for typos."""
+        for argument in itertools.takewhile(lambda argument: argument != "--", argv):
+            if own := re.match(r"--?(flagfile|undefok)(=|$)", argument):
+                raise absl_flags.UnrecognizedFlagError(own[1])
+        return list(argv)
+
+
+_PARSERS = {int: _Integer(), float: _Float()}
+for _kind, _parser in _PARSERS.items():  # of a config's fields, too
+    config_flags.register_flag_parser_for_type(_kind, _parser)
 _DEFINE = {
     bool: absl_flags.DEFINE_bool,
-    int: absl_flags.DEFINE_integer,
-    float: absl_flags.DEFINE_float,
+    int: functools.partial(absl_flags.DEFINE, _PARSERS[int]),
+    float: functools.partial(absl_flags.DEFINE, _PARSERS[float]),
     str: absl_flags.DEFINE_string,
     list: absl_flags.DEFINE_multi_string,
 }
@@ -149,7 +183,7 @@ def every(flags: Sequence[Flag], config: bool) -> list[Flag]:
 
 def _flag_values() -> absl_flags.FlagValues:
     """An empty set of flags: absl's global one is never touched."""
-    values = absl_flags.FlagValues()
+    values = _FlagValues()
     values.set_gnu_getopt(True)  # flags after a stray argument are read, too
     return values
 
@@ -158,18 +192,6 @@ def _parse(
     values: absl_flags.FlagValues, argv: Sequence[str], kinds: Mapping[str, Any], known_only: bool
 ) -> list[str]:
     """Let absl parse; what it complains of is said in a user's words."""
-    for argument, following in itertools.pairwise([*argv[1:], ""]):
-        if argument == "--":
-            break
-        # absl's own: one reads flags from any file, or waits for a pipe; one lets typos by.
-        if own := re.match(r"--?(flagfile|undefok)(=|$)", argument):
-            raise UserError(f"unknown flag --{own[1]}; see --help")
-        name, equals, value = argument.partition("=")
-        value, kind = value if equals else following, kinds.get(name)
-        # Python's numbers are more than people mean: 1_000, 0x10 and the digits of any script.
-        ascii_only = r"[+-]?[0-9]+" if kind is int else r"[+\-.a-zA-Z0-9]+"
-        if value and kind in (int, float) and not re.fullmatch(ascii_only, value):
-            raise UserError(f"{name}={value:.80} is wrong: it must be {_WORDS[kind]}")
     try:
         return values(argv, known_only=known_only)
     except absl_flags.UnrecognizedFlagError as error:

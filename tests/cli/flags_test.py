@@ -140,6 +140,7 @@ MISTAKES = [
     (["--", "--loud"], ["--loud"]),
     (["--config=gpt"], ["--config"]),
     (["--flagfile=/no/such/file"], ["unknown flag --flagfile"]),
+    (["-heat=1_0"], ["--heat=1_0", "a number"]),
 ]
 CONFIG_MISTAKES = [
     ([], ["--config is missing", "bigram", "gpt"]),
