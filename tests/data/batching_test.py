@@ -6,21 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from item_tokens import END, items_to_tokens
 
 from gptjax.data.batching import PURPOSES, get_batch, get_batches, whole_split
 from gptjax.data.dataset import cut_items, cut_stream, skip_gram
 
-END = 0
 SIZES = {"window": st.integers(1, 7), "lookback": st.integers(0, 5)}
-
-
-def items_to_tokens(items):
-    """Items of the given lengths, each after an end; no two tokens but the ends are the same."""
-    tokens, next_token = [END], 1
-    for length in items:
-        tokens += [*range(next_token, next_token + length), END]
-        next_token += length
-    return np.array(tokens, np.int32)
 
 
 def places(split):

@@ -4,23 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from item_tokens import END, items_to_tokens
 
 from gptjax.config.schema import TokenizerConfig
 from gptjax.data import dataset, tokenizers
 from gptjax.data.batching import whole_split
 from gptjax.data.dataset import check_lengths, cut, cut_stream, skip_gram
 from gptjax.errors import UserError
-
-END = 0
-
-
-def items_to_tokens(items):
-    """Items of the given lengths, each after an end; no two tokens but the ends are the same."""
-    tokens, next_token = [END], 1
-    for length in items:
-        tokens += [*range(next_token, next_token + length), END]
-        next_token += length
-    return np.array(tokens, np.int32)
 
 
 class Reader:
