@@ -128,7 +128,7 @@ def test_a_reader_that_goes_ends_the_run_as_it_ends_any_program_in_a_pipe(text, 
 def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     seen, build = [], experiment.build
     monkeypatch.setattr(experiment, "build", lambda *args: (seen.append(build(*args)), seen[-1])[1])
-    shared = (loss_eval.forward, generate.generate)
+    shared = (loss_eval.forward, generate.append)
     before = [function._cache_size() for function in shared]
     config = f"--config={ROOT / 'configs/gpt.py:small'}"
     assert call(train, config, f"--workdir={tmp_path / 'run'}", *small(text, "stream", *GPT)) == 0

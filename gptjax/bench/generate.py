@@ -61,17 +61,18 @@ class Ours:
         """After one token in each row, as ``gptjax.sample`` begins a text."""
         keys, begin = jax.random.split(jax.random.key(0), batch_size), time.perf_counter()
         prompts = [np.zeros(1, np.int32)] * batch_size
-        state = decode.start(self.model, self.params, prompts, tokens, keys)
-        state = decode.advance(self.model, window, self.params, state, SAMPLER, tokens)
+        state = decode.start(self.model, self.params, prompts, keys)
+        for done in range(0, tokens, decode.ROOM):
+            n = min(decode.ROOM, tokens - done)
+            state = decode.advance(self.model, window, self.params, state, SAMPLER, n)
         jax.block_until_ready(state)
         return time.perf_counter() - begin
 
     def write_around(self, position: int, tokens: int) -> float:
         """``tokens`` tokens, those around ``position``; reading what is before takes no time."""
         prompt = np.zeros(position - tokens // 2, np.int32)
-        room = self.model.block_size - len(prompt)  # the same buffer for every position
         keys = jax.random.split(jax.random.key(0), 1)
-        state = jax.block_until_ready(decode.start(self.model, self.params, [prompt], room, keys))
+        state = jax.block_until_ready(decode.start(self.model, self.params, [prompt], keys))
         begin = time.perf_counter()
         state = decode.advance(self.model, "exact", self.params, state, SAMPLER, tokens)
         jax.block_until_ready(state)

@@ -21,7 +21,7 @@ from gptjax.cli import help
 from gptjax.cli.flags import RUN_FLAGS, Flag
 from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
-from gptjax.runtime import compilation_cache
+from gptjax.runtime import compilation_cache, preemption
 
 __all__ = ["RUN_FLAGS", "Flag", "call", "run"]
 
@@ -36,7 +36,8 @@ def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
             stream.reconfigure(encoding="utf-8", errors="replace")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
-    sys.exit(call(main, [name, *sys.argv[1:]], **how))
+    with preemption.insist():
+        sys.exit(call(main, [name, *sys.argv[1:]], **how))
 
 
 def call(
