@@ -44,6 +44,7 @@ with preemption.{inside}():
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
+        time.sleep(0.3)  # it is in there
         for _ in range(2):  # the second is the first's echo
             process.send_signal(number)
             time.sleep(0.05)
