@@ -18,6 +18,7 @@ from gptjax.checkpoints.run import Run
 from gptjax.config.schema import Config
 from gptjax.data import corpora, dataset, tokenizers
 from gptjax.data.batching import Batch, get_batches
+from gptjax.evaluation import loss_eval
 from gptjax.evaluation.count_models import count_bigram_nats, fit_ngram
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.runtime.sharding import Placement, check_divisible, make_mesh
@@ -118,7 +119,15 @@ def build(
     dataset.check_lengths(splits)
     placement, tx = Placement(make_mesh()), optimizer.build(config.optim)
     check_divisible(train.batch_size, train.accumulate, placement.mesh)
-    evaluator = Evaluator(model, train.batch_size, train.eval_iters, placement.put_batch)
+    on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
+    evaluator = Evaluator(
+        model,
+        train.batch_size,
+        train.eval_iters,
+        placement.put_batch,
+        placement.mesh.size,
+        loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
+    )
     return Experiment(config, text, tok, model, tx, splits, placement, evaluator)
 
 
