@@ -51,6 +51,7 @@ def main(args: Any) -> int:
         print("\n".join(nonfinite.lines(found)))
     else:
         with Terminal() as terminal:
+            terminal.title(args.config.title)
             try:
                 fit(args.config, workdir, terminal, why_no_band(args.overridden))
             except preemption.Stopped as stopped:

@@ -241,6 +241,11 @@ class Config(Part):
             )
 
     @property
+    def title(self) -> str:
+        """What a run says first of itself."""
+        return self.name + (f" ({self.why})" if self.why else "")
+
+    @property
     def predicts_next(self) -> bool:
         """Whether a run learns what comes next in a text, and not which words are neighbours."""
         return not self.train.neighbours

@@ -4,7 +4,6 @@ In: an ``Experiment``, its state, the trainer's ``Progress``. Out: the header on
 run.json; the exact losses, the curve, the verdict and summary.json.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -42,8 +41,7 @@ def first_page(
         "folder": str(workdir),
         "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
     }
-    title = config.name + (f" ({config.why})" if config.why else "")
-    terminal.header(title=title, lines=lines, model_rows=model_rows(params))
+    terminal.header(lines, model_rows(params))
     for note in filter(None, (devices.check(devices.guess_platform()[0]), *notes)):
         terminal.note(note)
     here = devices.facts()
@@ -57,13 +55,12 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of summary.json: exact losses of the last and the best parameters, and speed.
 
-    The run is at its last step, with ``params``, and its best checkpoint is complete. As
-    predictions are made, ``busy`` is told (label, done, total).
+    The run is at its last step, with ``params``, and its best checkpoint is complete. ``busy`` of
+    a label makes who is told (done, total) predictions.
     """
 
     def exact_loss(params: Any, split: str) -> float:
-        told = functools.partial(busy, f"exact loss over {split}")
-        return exp.evaluator.exact_loss(params, exp.splits[split], told)
+        return exp.evaluator.exact_loss(params, exp.splits[split], busy(f"exact loss over {split}"))
 
     final = {split: exact_loss(params, split) for split in ("train", "val")}
     steps, best_step, best_val = exp.config.train.steps, progress.best_step, final["val"]
@@ -125,7 +122,9 @@ def write_last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures:
     curves = plots.curves_of(metrics.read(workdir / run.METRICS))
     baseline = {"count bigram": figures["count_bigram_val_nats"]}
     title = f"{exp.config.name} on {exp.corpus.name}"
-    if no_picture := plots.loss_curves(workdir / run.CURVE, curves, baseline, title):
+    with terminal.doing(f"drawing {run.CURVE}"):
+        no_picture = plots.loss_curves(workdir / run.CURVE, curves, baseline, title)
+    if no_picture:
         terminal.note(no_picture)
 
 

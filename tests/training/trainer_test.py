@@ -59,13 +59,13 @@ def signal_in(monkeypatch, owner, name, call):
     [
         (summary, "first_page", 1, 0),  # before anything is compiled
         (Trainer, "_next_chunk", 1, 0),
-        (trainer, "estimate_loss", 1, 0),  # in the first evaluation: it is finished and saved
+        (trainer, "estimate_loss", 1, 0),  # in the first evaluation: done anew at the next start
         (trainer, "estimate_loss", 2, 7),
-        (Evaluator, "batch_sums", 1, 0),
-        (Evaluator, "batch_sums", 4, 7),  # between train and val
-        (Evaluator, "batch_sums", 10, 23),  # in the last one
-        (Evaluator, "batch_sums", 12, 23),  # in the exact loss over the whole split
-        (Evaluator, "batch_sums", 25, 23),
+        (Evaluator, "_ask", 1, 0),
+        (Evaluator, "_ask", 4, 7),  # between train and val
+        (Evaluator, "_ask", 10, 23),  # in the last one
+        (Evaluator, "_ask", 12, 23),  # in the exact loss over the whole split
+        (Evaluator, "_ask", 25, 23),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
