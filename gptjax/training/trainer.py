@@ -43,10 +43,10 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
         exp.tokenizer.encode(config.sample.prompt)  # what it lacks is said before any folder
     with contextlib.ExitStack() as open_:
         stop = open_.enter_context(preemption.watch())
-        open_.enter_context(run_lock.lock(workdir))
+        held = open_.enter_context(run_lock.lock(workdir))
         checkpoints = open_.enter_context(store.Checkpoints(workdir, config.checkpoint))
         with terminal.doing("preparing the model"):
-            trainer = Trainer(exp, workdir, terminal, checkpoints, stop)
+            trainer = Trainer(exp, workdir, terminal, checkpoints, stop, held)
             open_.enter_context(contextlib.closing(trainer))
             params, notes = trainer.state.params, trainer.notes
             summary.first_page(exp, workdir, terminal, params, trainer.step, notes)
@@ -54,6 +54,7 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
         figures = trainer.figures()
         summary.last_page(exp, workdir, terminal, figures, no_band)
         trainer.wait_for_checkpoint()
+        trainer.require_saved()
         summary.write_last_page(exp, workdir, terminal, figures)
         return figures
 
@@ -67,6 +68,7 @@ class Trainer:
     terminal: Terminal
     checkpoints: store.Checkpoints
     stop: preemption.Stop
+    held: run_lock.Held
 
     def __post_init__(self):
         """Continue the run that the folder has, or begin; a UserError if it has another one."""
@@ -260,6 +262,7 @@ class Trainer:
     def save(self, best: bool = False) -> None:
         """Have the state written; a UserError if it is not finite, or the save before failed."""
         began, exp, state = time.monotonic(), self.exp, self.state
+        self.require_folder()
         if name := nonfinite.first_nonfinite(state.params):
             raise UserError(
                 f"step {self.step}: parameter {name} is not finite, so it is not saved; the last "
@@ -274,6 +277,25 @@ class Trainer:
         self.checkpoints.save(self.step, parts, meta, best=best)
         self.saved, self.saved_at = self.step, time.monotonic()
         self.progress.checkpoint_seconds += self.saved_at - began
+
+    def require_folder(self) -> None:
+        """End the run, by a UserError, whose folder is not there any more."""
+        if not self.held.is_there:
+            raise UserError(
+                f"step {self.step}: {self.workdir} was renamed or removed while this run trained, "
+                f"and nothing is written there any more; the last checkpoint was of step "
+                f"{self.checkpoints.safe}: continue it by its new name as --workdir"
+            )
+
+    def require_saved(self) -> None:
+        """End, by a UserError, a run whose last steps no checkpoint has (see on_full_disk)."""
+        self.require_folder()
+        if (safe := self.checkpoints.safe) != self.step:
+            since = "none could be written" if safe is None else f"the last is of step {safe:,}"
+            raise UserError(
+                f"trained to step {self.step:,}, but of the checkpoints {since}: the parameters "
+                "since then are lost; make room and start again, which trains those steps anew"
+            )
 
     def stop_if_told_to(self) -> None:
         """After a signal save, and raise ``preemption.Stopped``; a UserError if it cannot be."""
