@@ -124,6 +124,8 @@ def read(
             if path.startswith("~"):
                 user = path.partition("/")[0]
                 raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
+            if any("\ud800" <= char <= "\udfff" for char in path):  # of bytes that are not UTF-8
+                raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
             setattr(args, folder, path)
     values = _flag_values()
     if config:

@@ -5,6 +5,7 @@ Like every cache it may be deleted, lost or damaged at any time.
 """
 
 import os
+import stat
 import warnings
 import zlib
 from pathlib import Path
@@ -33,9 +34,9 @@ def switch(on: bool) -> Path | None:
     folder = devices.cache_dir() / "xla" / f"{zlib.crc32(cpu):08x}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        # What stands there is run, so nobody else may be able to write it.
-        ours = os.name == "nt" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+        # What stands there is run, so nobody else may be able to write it, or to put another in
+        # its place.
+        ours = _is_ours(folder) and all(map(_is_safe, folder.resolve().parents))
         if not ours or not os.access(folder, os.W_OK):
             return None
         _delete_unfinished(folder)
@@ -47,6 +48,21 @@ def switch(on: bool) -> Path | None:
     # A failure costs seconds, never the run.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is this user's, and nobody else can write it."""
+    status = folder.stat()
+    return os.name == "nt" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _is_safe(folder: Path) -> bool:
+    """Whether nobody but this user and root can rename what stands in a folder."""
+    status = folder.stat()
+    if os.name == "nt" or status.st_mode & stat.S_ISVTX:  # /tmp: each may rename his own alone
+        return True
+    others = status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != os.getgid())
+    return status.st_uid in (0, os.getuid()) and not others
 
 
 def _delete_unfinished(folder: Path) -> None:

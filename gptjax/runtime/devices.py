@@ -146,6 +146,47 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_CGROUPS = (  # versions 2 and 1: folder, limit, what is in use, what of that is only cached files
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take, a container's limit included; 0: unknown."""
+    found = [1024 * _number("/proc/meminfo", "MemAvailable:")]
+    for folder, limit, used, cached in _CGROUPS:
+        if most := _number(f"{folder}/{limit}"):  # "max": no limit
+            reusable = _number(f"{folder}/memory.stat", cached)
+            found.append(most - _number(f"{folder}/{used}") + reusable)
+    return max(0, min(filter(None, found), default=0))
+
+
+def device_memory() -> int:
+    """Bytes that a device of JAX's may still take; 0: unknown."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return free_memory()
+    known = device.memory_stats() or {}
+    return max(0, known.get("bytes_limit", 0) - known.get("bytes_in_use", 0))
+
+
+def _number(path: str, name: str = "") -> int:
+    """The whole number after ``name`` in a file of the system's; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        text = Path(path).read_text(encoding="ascii")
+        words = next((w for line in text.splitlines() if (w := line.split())[0] == name), [])
+        return int(words[1] if name and words else text if not name else 0)
+    return 0
+
+
 def cpu_name(flags: bool = False) -> str:
     """The CPU's name; with ``flags`` also the instructions it knows."""
     found = {}

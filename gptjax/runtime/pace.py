@@ -1,6 +1,6 @@
 """How much of a long work to do at a time: about half a second's worth.
 
-In: how long a piece took. Out: the size of the next, so that signals and progress are seen to. It
+In: how long a piece took. Out: the size of the next, so that signals and screens are seen to. It
 decides when something is computed, and never what.
 """
 

@@ -5,6 +5,7 @@ saw. All of it is pure: the state goes in and comes back changed. What makes it 
 (many steps in one loop, parts of a batch, bad steps) wraps it, in scan.py.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,14 +49,16 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, seed: int) ->
     return TrainState(step=step, params=params, opt_state=tx.init(params), skipped=skipped)
 
 
+def nats_of(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
+    """(Σ nats, count of places) of a batch (B, T), dropout on: what training makes smaller."""
+    logits = model.apply({"params": params}, batch.x, train=True, rngs={"dropout": dropout_key})
+    return cross_entropy(logits, batch.y, batch.w)
+
+
 def sum_and_grads(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
     """((Σ nats, count of places), gradients of Σ nats) of a batch (B, T)."""
-
-    def nats(params):
-        logits = model.apply({"params": params}, batch.x, train=True, rngs={"dropout": dropout_key})
-        return cross_entropy(logits, batch.y, batch.w)
-
-    return jax.value_and_grad(nats, has_aux=True)(params)
+    nats = functools.partial(nats_of, model)
+    return jax.value_and_grad(nats, has_aux=True)(params, batch, dropout_key)
 
 
 def train_step(

@@ -41,6 +41,7 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
     with terminal.doing("reading the corpus"):
         exp = experiment.build(config)
         exp.tokenizer.encode(config.sample.prompt)  # what it lacks is said before any folder
+        exp.require_memory()
     with contextlib.ExitStack() as open_:
         stop = open_.enter_context(preemption.watch())
         held = open_.enter_context(run_lock.lock(workdir))
@@ -182,11 +183,13 @@ class Trainer:
             self.save()
         line = {"step": self.step + 1, "bad_step": self.step, "bad_loss": str(loss_nats)}
         self.write(line | {"what": f"stopped: {what}"})
-        limit = self.exp.config.train.skip_nonfinite + 10
+        limit, skip = self.exp.config.train.skip_nonfinite + 10, ""
+        if state_is_good:  # else every step from here on is as bad
+            flag = f"--config.train.skip_nonfinite={limit}"
+            skip = f", pass over up to {limit} such steps with {flag}"
         raise UserError(
             f"step {self.step}: loss {loss_nats} nats, {what}; the last good checkpoint is "
-            f"of step {self.last_safe()}: look with --replay_step={self.step}, pass over up to "
-            f"{limit} such steps with --config.train.skip_nonfinite={limit}, or lower "
+            f"of step {self.last_safe()}: look with --replay_step={self.step}{skip}, or lower "
             "optim.learning_rate in another --workdir"
         )
 
