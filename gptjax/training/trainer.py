@@ -30,14 +30,16 @@ CHUNK_SECONDS = 0.5  # how long a compiled loop runs before signals and saves ar
 def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
-    ``no_band`` says why ``config.expected`` does not apply. Returns the contents of summary.json.
+    ``no_band`` says why ``config.expected`` does not apply, and then it is not saved either.
+    Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
         finite, or a checkpoint cannot be read or written.
       preemption.Stopped: a signal came; all is saved.
     """
-    exp = experiment.build(config)
+    # A run that is continued with its own config must not be measured against it.
+    exp = experiment.build(dataclasses.replace(config, expected={}) if no_band else config)
     exp.tokenizer.encode(config.sample.prompt)  # an unknown character speaks up before any folder
     with (
         preemption.watch() as stop,
