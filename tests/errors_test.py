@@ -45,7 +45,11 @@ def test_a_slip_of_the_fingers_is_understood_in_every_place(name, nearest):
     assert did_you_mean(f"--config.{name}", flags) == f" (did you mean --config.{nearest}?)"
 
 
-@pytest.mark.parametrize("name", ["lr", "dtype", "remat", "device", "model.dtype", "train.lora"])
+FAR = ["lr", "dtype", "remat", "device", "model.dtype", "train.lora"]
+FAR += ["epochs", "vocab_size", "max_iters", "workers"]
+
+
+@pytest.mark.parametrize("name", FAR)
 def test_where_nothing_is_near_nothing_is_guessed(name):
     known = [*PATHS, *(f"--config.{path}" for path in PATHS), "--workdir", "--top_k", "--stop"]
     for written in (name, f"--{name}", f"--config.{name}"):
