@@ -2,6 +2,7 @@
 
     python -m gptjax.train --config=configs/gpt.py
     python -m gptjax.train --config=configs/gpt.py --config.data.path=my.txt --workdir=runs/mine
+    python -m gptjax.train --workdir=runs/mine                     # goes on, with its own config
     python -m gptjax.train --config=configs/bigram.py --show_batch
 
 In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl, loss.png and
@@ -10,13 +11,18 @@ summary.json. Started again on the same folder, it goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
+from gptjax.config import ConfigDict, files, parse
+from gptjax.config.schema import Config
 from gptjax.data.batching import get_batch
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
@@ -39,9 +45,42 @@ def batch_lines(exp: Experiment) -> Iterator[str]:
         yield f"when input is {context.tolist()} the target is {target}   {shown}"
 
 
+def train_from_python(
+    config: str | Path | ConfigDict | Config,
+    workdir: str | Path | None,
+    overrides: Mapping[str, Any],
+) -> runs.Run:
+    """What ``gptjax.train`` does; see there."""
+    if isinstance(config, Config):
+        settings = parse.settings_of(config)
+    elif isinstance(config, ConfigDict):
+        settings = copy.deepcopy(config)
+    else:
+        settings = files.load(str(config))
+    changed = parse.override(settings, overrides)
+    checked = parse.from_dict(settings)
+    workdir = folder(checked, workdir)
+    with Terminal() as terminal:
+        terminal.title(checked.title)
+        try:
+            fit(checked, workdir, terminal, why_no_band(changed))
+        except preemption.Stopped as stopped:
+            terminal.note(
+                f"{stopped.signal} at step {stopped.step:,}: saved; call it again to go on"
+            )
+            by_hand = stopped.signal == "SIGINT"
+            raise (KeyboardInterrupt if by_hand else SystemExit(preemption.CONTINUE_ME)) from None
+        return runs.open_run(workdir)
+
+
+def folder(config: Config, workdir: str | Path | None) -> Path:
+    """Where a run lives, unless it is said: in runs/, by its name."""
+    return Path(os.path.expanduser(workdir) if workdir else Path("runs") / config.name)
+
+
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
-    workdir = Path(args.workdir or Path("runs") / args.config.name)
+    workdir = folder(args.config, args.workdir)
     if args.show_batch and args.replay_step is not None:
         raise UserError("--show_batch and --replay_step are two questions: ask one at a time")
     if args.show_batch:
@@ -67,4 +106,4 @@ FLAGS = [
 ]
 
 if __name__ == "__main__":
-    cli.run(main, about=__doc__, flags=FLAGS, config=True)
+    cli.run(main, about=__doc__, flags=FLAGS, config=True, saved=runs.saved_config)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptjax import compare, train
+from gptjax import compare
 from gptjax.checkpoints import directory
 from gptjax.config import files, parse
 from gptjax.errors import UserError
@@ -18,6 +18,7 @@ from gptjax.evaluation.run_table import HEADINGS
 from gptjax.monitoring import plots
 from gptjax.monitoring.console import Terminal
 from gptjax.training import experiment
+from gptjax.training.trainer import fit
 
 TEXT = "the cat sat on the mat; a rat ate the fat hat that sat there.\n" * 50
 
@@ -35,7 +36,7 @@ def make_run(folder, name, text=TEXT, **fields):
         part, _, leaf = field.rpartition("__")
         config[part or "model"][leaf] = value
     with Terminal(io.StringIO()) as terminal:
-        train.fit(parse.from_dict(config), folder / config.name, terminal)
+        fit(parse.from_dict(config), folder / config.name, terminal)
     return folder / config.name
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from gptjax import look, train
+from gptjax import look
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
 from gptjax.config import files, parse
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
+from gptjax.training.trainer import fit
 
 NAMES = "abi\nabia\nbia\niba\nbaab\nabba\nibi\naib\niia\nbab\n"
 TEXT = "so it is. it is so.\n" * 40
@@ -39,7 +40,7 @@ def run_of(tmp_path_factory):
                 part, _, leaf = field.partition("__")
                 config[part][leaf] = value
             with Terminal(io.StringIO()) as terminal:
-                train.fit(parse.from_dict(config), folder / name, terminal)
+                fit(parse.from_dict(config), folder / name, terminal)
             made[name] = folder / name
         return made[name]
 

@@ -27,6 +27,8 @@ LONGEST_LINE = 1200  # characters of what is said of a mistake
 
 __all__ = ["RUN_FLAGS", "Flag", "call", "run"]
 
+called_as: str | None = None  # "gptjax train", where not Python was told which module to run
+
 
 def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
     """Read the command line, call ``main`` with what it says, and end the process; see ``call``."""
@@ -39,7 +41,7 @@ def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
     with preemption.insist():
-        sys.exit(call(main, [name, *sys.argv[1:]], **how))
+        sys.exit(call(main, [called_as or name, *sys.argv[1:]], **how))
 
 
 def call(
@@ -50,6 +52,7 @@ def call(
     flags: Sequence[Flag] = (),
     config: bool = False,
     words: str = "",
+    saved: Callable[[str], Config | None] = lambda workdir: None,
 ) -> int:
     """What ``run`` does, without ending the process.
 
@@ -59,6 +62,7 @@ def call(
       about: the command's docstring, for the help page.
       config: whether the command takes ``--config=file`` and ``--config.field=value``: ``main``
         gets ``.config`` (a checked ``Config``) and ``.overridden`` (the dotted fields they set).
+      saved: without ``--config``, the config of the run in a folder; None where there is none.
       words: the attribute that gets the arguments that are no flags; "" refuses them.
 
     Returns:
@@ -67,7 +71,7 @@ def call(
     """
     code = 0
     try:
-        args = command_flags.read(argv, flags, config, words)
+        args = command_flags.read(argv, flags, config, words, saved)
         if args.help:
             every = command_flags.every(flags, config)
             print(help.help_page(argv[0], about or "", every, Config() if config else None))

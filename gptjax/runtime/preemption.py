@@ -28,7 +28,7 @@ class Stopped(Exception):
     def __init__(self, name: str, step: int):
         saved = f"{name} at step {step:,}: saved; the same command continues"
         super().__init__(f"{saved} (exit code {CONTINUE_ME})")
-        self.step = step
+        self.signal, self.step = name, step
 
 
 @dataclasses.dataclass

@@ -31,7 +31,8 @@ LOG_EVERY = 10  # steps per line of metrics.jsonl
 def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
-    ``no_band`` says why ``config.expected`` does not apply. Returns the contents of summary.json.
+    ``no_band`` says why ``config.expected`` does not apply, and then it is not saved either.
+    Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
@@ -39,7 +40,8 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
       preemption.Stopped: a signal came; all is saved.
     """
     with terminal.doing("reading the corpus"):
-        exp = experiment.build(config)
+        # A run that is continued with its own config must not be measured against it.
+        exp = experiment.build(dataclasses.replace(config, expected={}) if no_band else config)
         exp.tokenizer.encode(config.sample.prompt)  # what it lacks is said before any folder
         exp.require_memory()
     with contextlib.ExitStack() as open_:

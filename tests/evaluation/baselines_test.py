@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import train
 from gptjax.checkpoints import run as runs
 from gptjax.config import files, parse
 from gptjax.data.dataset import cut_stream
@@ -17,6 +16,7 @@ from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.models.bigram import BigramLanguageModel
 from gptjax.monitoring.console import Terminal
 from gptjax.training import experiment
+from gptjax.training.trainer import fit
 
 TEXT = "the cat sat on the mat; a rat ate the fat hat that sat there.\n" * 40
 
@@ -35,7 +35,7 @@ def settings(tmp_path, text=TEXT, name="count_bigram", **fields):
 
 def test_it_is_a_run_like_any_other(tmp_path, capsys):
     with Terminal() as terminal:
-        summary = train.fit(settings(tmp_path), tmp_path / "run", terminal)
+        summary = fit(settings(tmp_path), tmp_path / "run", terminal)
     np.testing.assert_allclose(
         summary["final_val_nats"], summary["count_bigram_val_nats"], rtol=1e-5
     )
