@@ -166,7 +166,9 @@ def test_every_wing_lists_its_files_in_reading_order():
 def test_nobody_outside_asks_what_kind_a_token_or_a_model_is():
     for name, path in FILES.items():
         source = path.read_text(encoding="utf-8")
-        assert "hasattr(model" not in source and "TYPE_CHECKING" not in source, name
+        assert "hasattr(model" not in source, name
+        # A command says what it is about before it imports JAX.
+        assert "." not in name or "TYPE_CHECKING" not in source, name
         assert name.startswith("data.") or "isalnum" not in source, name
 
 

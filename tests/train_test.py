@@ -18,7 +18,7 @@ from gptjax.cli import main as cli
 from gptjax.evaluation import loss_eval
 from gptjax.generation import generate
 from gptjax.monitoring import metrics
-from gptjax.training import experiment
+from gptjax.training import experiment, summary
 
 train = importlib.import_module("gptjax.train")  # gptjax.train is the function
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,6 +128,14 @@ def test_a_reader_that_goes_ends_the_run_as_it_ends_any_program_in_a_pipe(text, 
     assert run.wait(120) == 141 and "Traceback" not in said and "Exception" not in said, said
 
 
+def test_what_is_trained_is_said_before_jax_is_imported(text, tmp_path):
+    (tmp_path / "jax.py").write_text("raise SystemExit(7)")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "gptjax.train", "--config=bigram", "--config.why=a test"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "bigram (a test)\n", "")
+
+
 def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     seen, build = [], experiment.build
     monkeypatch.setattr(experiment, "build", lambda *args: (seen.append(build(*args)), seen[-1])[1])
@@ -150,15 +158,15 @@ def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     ],
 )
 def test_a_band_holds_until_something_changes_a_number(overridden, named):
-    why = train.why_no_band(overridden)
+    why = summary.why_no_band(overridden)
     assert why.endswith(named) and bool(why) == bool(named)
 
 
 def test_no_steps_evaluate_the_fresh_model_and_end(text, tmp_path, capsys):
     flags = [f"--config={ROOT / 'configs/bigram.py'}", f"--workdir={tmp_path / 'run'}"]
     assert call(train, *flags, *small(text), "--config.train.steps=0") == 0
-    summary = runs.summary(tmp_path / "run")
-    assert summary["steps"] == 0 and summary["final_val_nats"] > summary["count_bigram_val_nats"]
+    found = runs.summary(tmp_path / "run")
+    assert found["steps"] == 0 and found["final_val_nats"] > found["count_bigram_val_nats"]
     assert "token_embedding_table" in capsys.readouterr().out
 
 

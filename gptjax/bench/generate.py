@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from gptjax.bench import peers
+from gptjax.config.schema import WINDOWS
 from gptjax.generation import decode, sampling
 from gptjax.models.gpt import GPTLanguageModel
 
@@ -45,7 +46,7 @@ class Work(NamedTuple):
 WORKS = (
     Work(256, 384, 6, 6, batch_size=1, tokens=250),
     Work(256, 384, 6, 6, batch_size=32, tokens=250, peers=False),
-    Work(64, 128, 4, 4, batch_size=1, tokens=1000, windows=decode.WINDOWS),
+    Work(64, 128, 4, 4, batch_size=1, tokens=1000, windows=WINDOWS),
 )
 
 

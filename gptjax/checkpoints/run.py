@@ -26,7 +26,7 @@ from gptjax.data import corpora, tokenizers
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
-from gptjax.generation.generate import Piece, Sample, Settings
+from gptjax.generation.generate import Busy, Piece, Sample, Settings
 from gptjax.runtime.atomic_files import read_json
 
 METRICS, SUMMARY, RECORD, CURVE = "metrics.jsonl", "summary.json", "run.json", "loss.png"
@@ -116,11 +116,16 @@ class Run:
         return self.continue_rows(rows, key_R, settings, on_text)
 
     def continue_rows(
-        self, prompts: Sequence[str], key_R: jax.Array, settings: Settings, on_text: OnText = None
+        self,
+        prompts: Sequence[str],
+        key_R: jax.Array,
+        settings: Settings,
+        on_text: OnText = None,
+        busy: Busy = None,
     ) -> list[Sample]:
         """``generate.continue_rows`` with this run's model."""
         model, params, tok = self.model, self.params, self.tokenizer
-        return generate.continue_rows(model, params, tok, prompts, key_R, settings, on_text)
+        return generate.continue_rows(model, params, tok, prompts, key_R, settings, on_text, busy)
 
     def stream(
         self, prompts: Sequence[str], key_R: jax.Array, settings: Settings

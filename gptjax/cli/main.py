@@ -21,7 +21,7 @@ from gptjax.cli import help
 from gptjax.cli.flags import RUN_FLAGS, Flag
 from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
-from gptjax.runtime import compilation_cache, preemption
+from gptjax.runtime import compilation_cache, devices, preemption
 
 LONGEST_LINE = 1200  # characters of what is said of a mistake
 
@@ -137,10 +137,8 @@ def _ending(error: BaseException, trains: bool) -> tuple[int, str]:
 def _in_float32() -> None:
     """Leave JAX_ENABLE_X64 out: a float64 here and there is of no use to a float32 model."""
     if os.environ.get("JAX_ENABLE_X64", "").lower() not in ("", "0", "false"):
-        import jax
-
         print("JAX_ENABLE_X64 is left out: models are trained in float32", file=sys.stderr)
-        jax.config.update("jax_enable_x64", False)
+        devices.set_jax("jax_enable_x64", False)
 
 
 def _quiet_libraries(debug: bool) -> None:

@@ -18,6 +18,7 @@ SLIDING_MODELS = ("bigram", "ngram", "mlp")  # they read rows of any length
 ATTENTION_MODELS = (*RUNGS, "gpt")  # they hold a causal mask, block_size x block_size
 ACTIVATIONS = ("relu", "gelu")  # models/gpt.py
 OPTIMIZERS = ("adamw", "sgd")  # training/optimizer.py
+WINDOWS = ("exact", "refill")  # generation/decode.py
 SCHEDULES = ("cosine", "constant", "step")
 MOST_NEW_TOKENS, MOST_SEED, MOST_FLOAT = 2**24, 2**32 - 1, 1e38  # which a float32 can hold
 

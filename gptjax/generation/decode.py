@@ -19,7 +19,6 @@ from gptjax.generation.sampling import Chain, draw
 from gptjax.models.gpt import GPTLanguageModel
 from gptjax.models.gpt_cached import Cache, CachedGPT
 
-WINDOWS = ("exact", "refill")
 ROOM = 1024  # the most tokens of one call
 
 

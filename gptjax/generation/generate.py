@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gptjax.config.schema import MOST_NEW_TOKENS, MOST_SEED, SampleConfig
+from gptjax.config.schema import MOST_NEW_TOKENS, MOST_SEED, WINDOWS, SampleConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import decode
@@ -111,8 +111,8 @@ class Settings:
         n = self.max_new_tokens
         if not 1 <= n <= MOST_NEW_TOKENS:
             raise UserError(f"max_new_tokens={n} must be 1 or more, at most {MOST_NEW_TOKENS:,}")
-        if self.window not in decode.WINDOWS:
-            known = " or ".join(decode.WINDOWS)
+        if self.window not in WINDOWS:
+            known = " or ".join(WINDOWS)
             raise UserError(f"window={self.window!r} is unknown: choose {known}")
         if "" in self.stop:
             raise UserError("a stop string must not be empty: every text begins with ''")

@@ -61,6 +61,7 @@ class Terminal(contextlib.AbstractContextManager):
         # cannot say how far it is.
         self._work: tuple[str, float, float] | None = None
         self._around: list[tuple[str, float, float]] = []
+        self._mark, self._written = "", math.inf  # of a text at the cursor: see ``write``
         self._lock, self._left = threading.RLock(), threading.Event()
 
     def __enter__(self) -> "Terminal":
@@ -94,6 +95,13 @@ class Terminal(contextlib.AbstractContextManager):
             yield
         finally:
             self._around.pop()
+
+    def write(self, text: str) -> None:
+        """Add to the text at the cursor; while more is awaited a mark is shown there."""
+        with self._lock:
+            self._out.file.write((" \b" if self._mark else "") + text)
+            self._out.file.flush()
+            self._mark, self._written = "", time.monotonic()
 
     def progress(
         self, step: int, steps: int, loss_nats: float, tokens_per_second: float, seconds_left: float
@@ -147,6 +155,8 @@ class Terminal(contextlib.AbstractContextManager):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._left.set()
         with self._lock:
+            if self._mark:
+                self.write("")
             if kind and self._drawn:  # what it said last stays; the next text starts afresh
                 self._out.print()
                 self._drawn = 0
@@ -199,6 +209,10 @@ class Terminal(contextlib.AbstractContextManager):
 
     def _show_waiting(self) -> None:
         with self._lock:
+            if self._live and time.monotonic() - self._written >= QUIET_S:
+                self._mark = "·" if self._mark == "…" else "…"
+                self._out.file.write(f"{self._mark}\b")
+                self._out.file.flush()
             work = self._work or (self._around[-1] if self._around else None)
             if work is None or self._left.is_set():
                 return

@@ -22,13 +22,11 @@ def switch(on: bool) -> Path | None:
     losses stay bit for bit. A damaged entry is compiled anew; a cache that cannot be used is not.
     A folder the user gave JAX is left alone; ``on`` False switches JAX's own cache off too.
     """
-    import jax
-
     if not on:
-        jax.config.update("jax_enable_compilation_cache", False)
+        devices.set_jax("jax_enable_compilation_cache", False)
         return None
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if users := devices.of_jax("jax_compilation_cache_dir"):
+        return Path(users)
     # One folder per kind of CPU: home folders are shared by machines that differ in instructions.
     cpu = devices.cpu_name(flags=True).encode()
     folder = devices.cache_dir() / "xla" / f"{zlib.crc32(cpu):08x}"
@@ -42,9 +40,9 @@ def switch(on: bool) -> Path | None:
         _delete_unfinished(folder)
     except OSError:
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    devices.set_jax("jax_compilation_cache_dir", str(folder))
+    devices.set_jax("jax_compilation_cache_max_size", MAX_BYTES)
+    devices.set_jax("jax_persistent_cache_min_compile_time_secs", 0.2)
     # A failure costs seconds, never the run.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return folder

@@ -35,8 +35,7 @@ def guess_platform() -> tuple[str, str]:
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
         if first := os.environ.get(name, "").split(",")[0].strip().lower():
             return _PLATFORMS.get(first, "gpu"), f"{name}={os.environ[name]}"
-    jax = sys.modules.get("jax")  # a program may have chosen in Python: jax.config.update
-    if chosen := getattr(getattr(jax, "config", None), "jax_platforms", None):
+    if chosen := of_jax("jax_platforms"):  # a program may have chosen in Python
         return _PLATFORMS.get(chosen.split(",")[0], "gpu"), f"jax_platforms={chosen}"
     # /dev/accel (a folder, no digit) is an Intel NPU's; /dev/vfio/0 could be any passed-through
     # device, and libtpu alone is what one installs to compile for a TPU elsewhere.
@@ -60,6 +59,21 @@ def guess_platform() -> tuple[str, str]:
     if _there("/dev/kfd") and _installed("jax_rocm60_plugin", "jax_rocm7_plugin"):
         return "gpu", "an AMD GPU was found"
     return "cpu", "no accelerator found"
+
+
+def of_jax(name: str) -> Any:
+    """A setting of JAX's, as "jax_platforms", without importing it: its import takes seconds."""
+    if jax := sys.modules.get("jax"):
+        return getattr(getattr(jax, "config", None), name, None)
+    return os.environ.get(name.upper())
+
+
+def set_jax(name: str, value: Any) -> None:
+    """Change a setting of JAX's, now or for when it is imported."""
+    if jax := sys.modules.get("jax"):
+        jax.config.update(name, value)
+    else:
+        os.environ[name.upper()] = str(value)
 
 
 def check(guess: str) -> str:

@@ -152,7 +152,10 @@ def test_a_config_file_that_opens_a_file_that_is_not_there_is_one_line(tmp_path,
     assert_one_line(call(fails, *argv, config=True), capsys, ["/no/such"])
 
 
-@pytest.mark.parametrize("module", ["gptjax.cli", "gptjax.cli.main"])
+COMMANDS = ["gptjax.train", "gptjax.sample"]
+
+
+@pytest.mark.parametrize("module", ["gptjax.cli", "gptjax.cli.main", *COMMANDS])
 def test_the_command_line_loads_neither_jax_nor_flax(module):
     code = f"import sys, {module}; sys.exit(bool({{'jax', 'flax', 'optax'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.config.schema import MODELS, ModelConfig
+from gptjax.config.schema import MODELS, WINDOWS, ModelConfig
 from gptjax.generation import decode, sampling
 from gptjax.models.gpt import GPTLanguageModel
 from gptjax.models.gpt_cached import CachedGPT
@@ -116,7 +116,7 @@ def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
 
 
 @pytest.mark.parametrize("block_size", [1, 5, W])
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):
     model, params = trained(gpt(block_size=block_size, n_layer=2 if block_size == W else 1))
     prompts = prompts_of(*RAGGED, seed=7)
@@ -130,7 +130,7 @@ def test_refill_is_exact_until_the_cache_is_full_and_then_differs(trained):
     prompts = prompts_of(*RAGGED)
     exact, refill = (
         [ids for ids, _ in run(model, params, prompts, keys(7), N_NEW, window)[0]]
-        for window in decode.WINDOWS
+        for window in WINDOWS
     )
     for b in (0, 1, 5, 6):  # the prompts shorter than the context
         assert exact[b][: W + 1] == refill[b][: W + 1]
@@ -146,7 +146,7 @@ def test_the_loop_is_prepared_for_the_cached_twin_of_a_gpt_and_any_other_model_a
     assert decode.prepare(other, params) == (other, params)
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_a_row_is_the_same_alone_and_among_seven(window, trained):
     model, params = trained(gpt())
     prompts, key_B = prompts_of(*RAGGED), keys(7, 2)
@@ -156,7 +156,7 @@ def test_a_row_is_the_same_alone_and_among_seven(window, trained):
         assert alone[0][0] == together[b][0]
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_in_pieces_in_a_short_buffer_is_at_once_in_a_long_one(window, trained):
     model, params = trained(gpt())
     prompts, how = prompts_of(*RAGGED), (window, sampling.build(0.9, repetition_penalty=1.3))
@@ -169,7 +169,7 @@ def test_in_pieces_in_a_short_buffer_is_at_once_in_a_long_one(window, trained):
     np.testing.assert_array_equal(short.begin_B + short.length_B, long.begin_B + long.length_B)
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_a_row_ends_at_its_end_token_and_the_others_go_on(window, trained):
     model, params = trained(gpt())
     prompts, key_B, end_id = prompts_of(*RAGGED), keys(7, 8), 5
@@ -226,7 +226,7 @@ def test_draws_have_the_distribution_of_the_model():
     assert stats.chisquare(counts[p > 0], p[p > 0] * n).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_other_lengths_numbers_and_seeds_compile_nothing_new(window, trained):
     model, params = trained(gpt())
 
