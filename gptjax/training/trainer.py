@@ -30,7 +30,7 @@ CHUNK_SECONDS = 0.5  # how long a compiled loop runs before signals and saves ar
 def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
-    ``no_band`` says why ``config.expected`` does not apply. Returns the contents of summary.json.
+    ``no_band``: settings for which ``config.expected`` need not hold. Returns summary.json's.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
@@ -195,7 +195,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         exp, progress, params = self.exp, self.progress, self.state.params
-        config, iters = exp.config, exp.config.train.eval_iters
+        config, iters, began = exp.config, exp.config.train.eval_iters, time.monotonic()
         nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed)
         progress.evaluated = self.step
         is_best = progress.best_step is None or nats["val"] < progress.best_val_nats
@@ -203,6 +203,7 @@ class Trainer:
             progress.best_step, progress.best_val_nats = self.step, nats["val"]
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
         text = preview(exp.model, params, exp.tokenizer, config.sample, exp.corpus.is_items, key)
+        progress.eval_seconds += time.monotonic() - began
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
         self.write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})

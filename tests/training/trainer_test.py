@@ -64,8 +64,8 @@ def signal_in(monkeypatch, owner, name, call):
         (Evaluator, "batch_sums", 1, 0),
         (Evaluator, "batch_sums", 4, 7),  # between train and val
         (Evaluator, "batch_sums", 10, 23),  # in the last one
-        (Evaluator, "batch_sums", 12, 23),  # in the exact loss over the whole split
-        (Evaluator, "batch_sums", 25, 23),
+        (Evaluator, "batch_sums", 12, 23),  # in the exact loss over the whole train split
+        (Evaluator, "row_losses", 1, 23),  # and over val
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
