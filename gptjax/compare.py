@@ -87,14 +87,15 @@ def compare(
     there or not the trained one.
     """
     opened = [runs.open_run(workdir, which) for workdir in workdirs]
+    names = _names(workdirs, opened)
+    over = _baseline(names, workdirs, baseline)
     known: dict[str, Mapping[str, Blocks]] = {}  # by text: runs of one share its baselines
     found = []
-    for workdir, run, name in zip(workdirs, opened, _names(workdirs, opened), strict=True):
+    for workdir, run, name in zip(workdirs, opened, names, strict=True):
         for notice in run.notices:
             terminal.warn(f"{workdir}: {notice}")
         found.append(_measure(name, workdir, run, known, terminal))
-    over, before = _baseline(found, baseline)
-    lines = _lines(found, before)
+    lines = _lines(found, _before(found, over))
     notes = [note for one in found for note in one.notes]
     if len({one.blocks.text for one in found}) == 1:
         simpler = found[0].simpler
@@ -154,21 +155,25 @@ def _measure(
     return Measured(name, workdir, run, line, blocks, known[blocks.text], records, notes)
 
 
-def _baseline(found: Sequence[Measured], asked: str) -> tuple[str, list[Blocks | None]]:
-    """What gains are measured against: its name, and for each run its blocks, None for itself."""
-    if asked == RUNG_BEFORE:
-        return asked, [None, *(one.blocks for one in found[:-1])]
-    if asked in baselines.NAMES:
-        return asked, [one.simpler[asked] for one in found]
-    named = found[:1]
-    if asked:
-        folder = str(Path(asked))
-        named = [one for one in found if asked == one.name or folder == str(one.workdir)]
-    if len(named) != 1:
-        names = [*(one.name for one in found), *baselines.NAMES]
-        near = did_you_mean(asked, names, repr)
-        raise UserError(f"--baseline={asked!r} is none of {', '.join(names)}{near}")
-    return named[0].name, [None if one is named[0] else named[0].blocks for one in found]
+def _baseline(names: Sequence[str], workdirs: Sequence[Path], asked: str) -> str:
+    """What ``asked`` calls, a name or a folder, by its name in the table; "" is the first run."""
+    by_folder = dict(zip(map(str, workdirs), names, strict=True))
+    name = by_folder.get(str(Path(asked)), asked) if asked else names[0]
+    known = [*names, *baselines.NAMES]
+    if name not in known and name != RUNG_BEFORE:
+        near = did_you_mean(asked, known, repr)
+        raise UserError(f"--baseline={asked!r} is none of {', '.join(known)}{near}")
+    return name
+
+
+def _before(found: Sequence[Measured], over: str) -> list[Blocks | None]:
+    """For each run the blocks that it is measured against, None for the baseline itself."""
+    if over == RUNG_BEFORE:
+        return [None, *(one.blocks for one in found[:-1])]
+    if over in baselines.NAMES:
+        return [one.simpler[over] for one in found]
+    base = next(one for one in found if one.name == over)
+    return [None if one is base else base.blocks for one in found]
 
 
 def _lines(found: Sequence[Measured], before: Sequence[Blocks | None]) -> list[Line]:

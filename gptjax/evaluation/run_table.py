@@ -209,7 +209,7 @@ class Table:
             ("steps", lambda line: _number(line.steps, ",")),
             ("best\nstep", lambda line: _number(line.best_step, ",")),
             ("parameters", lambda line: _number(line.parameters, ",")),
-            ("FLOPs\n/token", lambda line: _number(line.flops, ",.0f")),
+            ("FLOPs\nper token", lambda line: _number(line.flops, ",.0f")),
             ("training,\ns", lambda line: _number(line.seconds, ".2f")),
         ]
         cells = [(heading, [cell(line) for line in self.lines]) for heading, cell in columns]

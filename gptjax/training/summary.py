@@ -146,7 +146,8 @@ def _took(figures: dict[str, Any]) -> str:
     if compiling is not None:  # seconds x tokens/s = steps x tokens of a step
         seconds -= compiling
         speed = f" ({figures['tokens_per_second']:,.0f} tokens/s), after {duration(compiling)} of"
-    said = f"trained {steps:,} step{'s' * (steps > 1)} in {duration(seconds)}{speed or ', with'} compiling"
+    plural = "s" if steps > 1 else ""
+    said = f"trained {steps:,} step{plural} in {duration(seconds)}{speed or ', with'} compiling"
     return said + (f"; evaluations and samples {duration(evaluating)}" if evaluating else "")
 
 

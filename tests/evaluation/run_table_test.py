@@ -89,7 +89,7 @@ def test_the_terminals_table_says_what_its_figures_are():
     lines = table.splitlines()
     heading = "run val loss, gained over seed steps best parameters FLOPs training,"
     assert " ".join(lines[0].split()) == heading
-    assert lines[1].split() == ["nats/token", "count", "bigram", "step", "/token", "s"]
+    assert lines[1].split() == ["nats/token", "count", "bigram", "step", "per", "token", "s"]
     assert lines[2] == "-" * max(map(len, lines))
     assert lines[3].split() == ["uniform", "4.1744"]  # of which no text knows more or less
     cells = "a|run 2.5000 ± 0.0100 +0.2000 ± 0.0030 7 3,000 2,500 4,225 0 1.25"
