@@ -120,10 +120,13 @@ class Terminal(contextlib.AbstractContextManager):
     def evaluation(
         self, step: int, train_nats: float, val_nats: float, best: bool, bigram_nats: float | None
     ) -> None:
-        """Print an evaluation, and how far val is below the count bigram, the baseline."""
+        """Print an evaluation, and how far val is below the count bigram, the baseline.
+
+        A step is ``best`` when it learnt something: at step 0 there is nothing to be better than.
+        """
         text = Text(f"step {step:>7,}   train {train_nats:.4f}   val ")
         text.append(f"{val_nats:.4f}", "bold").append(" nats ")
-        text.append("* best" if best else "      ", "green")
+        text.append("* best" if best and step else "      ", "green")
         if bigram_nats is not None and math.isfinite(val_nats):
             gap = bigram_nats - val_nats
             side = "below" if gap >= 0 else "above"

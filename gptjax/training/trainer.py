@@ -31,8 +31,8 @@ LOG_EVERY = 10  # steps per line of metrics.jsonl
 def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
-    ``no_band`` says why ``config.expected`` does not apply, and then it is not saved either.
-    Returns the contents of summary.json.
+    ``no_band``: settings for which ``config.expected`` need not hold, and then it is not saved
+    either. Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
@@ -208,7 +208,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         exp, progress, params = self.exp, self.progress, self.state.params
-        config, iters = exp.config, exp.config.train.eval_iters
+        config, iters, began = exp.config, exp.config.train.eval_iters, time.monotonic()
         busy = self._busy("estimating the loss")
         nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed, busy)
         progress.evaluated = self.step
@@ -218,6 +218,7 @@ class Trainer:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
         items, busy = exp.corpus.is_items, self._busy("writing a sample")
         text = preview(exp.model, params, exp.tokenizer, config.sample, items, key, busy)
+        progress.eval_seconds += time.monotonic() - began
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
         self.write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})

@@ -106,6 +106,18 @@ def test_plain_lines_are_few_and_without_control_characters(clock, monkeypatch, 
     assert err == "warning: careful \\x1b\n"
 
 
+def test_best_is_said_of_a_step_that_was_better_than_another(capsys):
+    with Terminal() as terminal:
+        for step, val in ((0, 4.4), (10, 4.0), (20, 2.0)):
+            terminal.evaluation(
+                step=step, train_nats=4.4, val_nats=val, best=True, bigram_nats=2.4819
+            )
+    first, above, below = capsys.readouterr().out.splitlines()
+    assert "best" not in first and "1.9181 above the count bigram's" in first
+    assert "nats * best   1.5181 above" in above and "nats * best   0.4819 below" in below
+    assert first.index("1.9181") == above.index("1.5181")
+
+
 def test_the_header_of_a_gpt_fits_a_screen(clock, capsys):
     with Terminal() as terminal:
         facts = {f"fact {i}": "value" for i in range(10)}

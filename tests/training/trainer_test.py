@@ -65,8 +65,8 @@ def signal_in(monkeypatch, owner, name, call):
         (Evaluator, "_ask", 1, 0),
         (Evaluator, "_ask", 4, 7),  # between train and val
         (Evaluator, "_ask", 10, 23),  # in the last one
-        (Evaluator, "_ask", 12, 23),  # in the exact loss over the whole split
-        (Evaluator, "_ask", 25, 23),
+        (Evaluator, "_ask", 12, 23),  # in the exact loss over the whole train split
+        (Evaluator, "row_losses", 1, 23),  # and over val
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
