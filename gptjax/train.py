@@ -4,8 +4,9 @@
     python -m gptjax.train --config=configs/gpt.py --config.data.path=my.txt --workdir=runs/mine
     python -m gptjax.train --config=configs/bigram.py --show_batch
 
-In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl, loss.png and
-summary.json. Started again on the same folder, it goes on where it stopped.
+In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl (losses by step),
+timing.jsonl (tokens and seconds by step), loss.png and summary.json. Started again on the same
+folder, it goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ class Progress:
     train_seconds: float = 0.0  # of all chunks
     timed_steps: int = 0  # those that did not compile, and their seconds
     timed_seconds: float = 0.0
+    evaluation_seconds: float = 0.0  # of estimates and samples
     checkpoint_seconds: float = 0.0  # for which the steps waited on checkpoints
     lines: int | None = None  # of metrics.jsonl; None: unknown
 
@@ -55,7 +56,8 @@ class Progress:
         """Undo ``to_json``, of earlier versions too; Lookup-, Type- or ValueError if it is none."""
         numbers = {name: said[name] for name in ("evaluated", "train_seconds")}
         numbers["timed_steps"], numbers["timed_seconds"] = said["timed"]
-        numbers["checkpoint_seconds"] = said.get("checkpoint_seconds", 0.0)
+        for name in ("evaluation_seconds", "checkpoint_seconds"):
+            numbers[name] = said.get(name, 0.0)
         if (best := said["best"]) is not None:
             numbers |= {"best_step": best["step"], "best_val_nats": best["val_nats"]}
         pending, lines = [[loss, norm] for loss, norm in said["pending"]], said.get("lines")

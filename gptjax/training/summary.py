@@ -87,6 +87,7 @@ def measure(
         "best_step": best_step,
         "steps": steps,
         "train_seconds": progress.train_seconds,
+        "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
         "params": sum(leaf.size for leaf in jax.tree.leaves(params)),

@@ -23,7 +23,7 @@ from gptjax.runtime import preemption, run_lock
 from gptjax.training import experiment, nonfinite, resume, summary
 from gptjax.training.train_step import StepMetrics, estimate_loss
 
-LOG_EVERY = 10  # steps per line of metrics.jsonl
+LOG_EVERY = 10  # steps per line of metrics.jsonl, and at least of timing.jsonl
 CHUNK_SECONDS = 0.5  # how long a compiled loop runs before signals and saves are seen to
 
 
@@ -83,6 +83,9 @@ class Trainer:
         self.step, self.skipped = int(self.state.step), int(self.state.skipped)
         path, before = self.workdir / run.METRICS, self.progress.lines
         self.lines = metrics.JsonLines(path, self.resumed, before)
+        self.timing = metrics.TimingLines(self.workdir / run.TIMING, self.resumed)
+        if self.step > self.timing.last_step:
+            self._write_timing()
         if self.lines.n_lines < (before or 0):
             notes.append(
                 f"{path} has {self.lines.n_lines} of the {before} lines that were there at step "
@@ -138,6 +141,8 @@ class Trainer:
         if not compiles:  # the first chunk of a start does
             progress.timed_steps += done
             progress.timed_seconds += seconds
+        if compiles or self.step - self.timing.last_step >= LOG_EVERY or self.step == steps:
+            self._write_timing(compiles)
         if done < n:
             self._end_on_nonfinite(float(seen.loss_nats[done]))
         if per_second := progress.steps_per_second:
@@ -156,6 +161,12 @@ class Trainer:
         self.write(line | {"learning_rate": rate, "skipped": self.skipped})
         self.board.scalars(self.step, {"train/loss_nats": loss, "train/learning_rate": rate})
         self.progress.pending.clear()
+
+    def _write_timing(self, compiled: bool = False) -> None:
+        names = ("train_seconds", "evaluation_seconds", "checkpoint_seconds")
+        sums = {name: getattr(self.progress, name) for name in names}
+        tokens = round(self.step * self.exp.tokens_per_step)
+        self.timing.write({"step": self.step, "tokens": tokens} | sums | {"compiled": compiled})
 
     def _note_skipped(self, loss_nats: float) -> None:
         """Record a step that was passed over; ``self.step`` already counts it."""
@@ -194,7 +205,7 @@ class Trainer:
                 self.save()
 
     def _evaluate(self) -> None:
-        exp, progress, params = self.exp, self.progress, self.state.params
+        exp, progress, params, began = self.exp, self.progress, self.state.params, time.monotonic()
         config, iters = exp.config, exp.config.train.eval_iters
         nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed)
         progress.evaluated = self.step
@@ -210,6 +221,7 @@ class Trainer:
         self.terminal.evaluation(**line, best=is_best, bigram_nats=exp.bigram_nats["val"])
         if text and self.step < config.train.steps:
             self.terminal.sample(text)
+        progress.evaluation_seconds += time.monotonic() - began
         self.save(best=is_best)
 
     def figures(self) -> dict[str, Any]:
@@ -292,5 +304,6 @@ class Trainer:
 
     def close(self) -> None:
         """Close the files; what was written stays."""
+        self.timing.close()
         self.lines.close()
         self.board.close()
