@@ -19,8 +19,9 @@ from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import TrainState
 
 # Fields in which a run and its continuation may differ: none of them changes a number it has had.
+# Of the text itself, whatever its data.path, the sha256 is compared.
 FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
-FREE += ("train.skip_nonfinite", "data.path")  # of the text itself the sha256 is compared
+FREE += ("train.skip_nonfinite", "train.tensorboard", "data.path")
 
 
 @dataclasses.dataclass

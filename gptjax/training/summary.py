@@ -14,6 +14,7 @@ import jax
 
 from gptjax.checkpoints import run
 from gptjax.config import schema
+from gptjax.data import corpora
 from gptjax.errors import UserError
 from gptjax.monitoring import metrics, plots
 from gptjax.monitoring.console import Terminal, duration
@@ -44,7 +45,8 @@ def first_page(
     }
     title = config.name + (f" ({config.why})" if config.why else "")
     terminal.header(title=title, lines=lines, model_rows=model_rows(params))
-    for note in filter(None, (devices.check(devices.guess_platform()[0]), *notes)):
+    advice = "" if step else corpora.advice(config.data, exp.corpus)
+    for note in filter(None, (advice, devices.check(devices.guess_platform()[0]), *notes)):
         terminal.note(note)
     here = devices.facts()
     record = {"config": schema.to_dict(config), "data": facts, "machine": here}

@@ -91,7 +91,8 @@ class Trainer:
                 f"{path} has {self.lines.n_lines} of the {before} lines that were there at step "
                 f"{self.resumed}: the others are lost"
             )
-        self.board = tensorboard.TensorBoard(self.workdir / "tensorboard", self.resumed)
+        folder, wanted = self.workdir / "tensorboard", self.exp.config.train.tensorboard
+        self.board = tensorboard.TensorBoard(folder, self.resumed, wanted)
         self.notes = [self.board.note, *notes]
         self.saved, self.saved_at = self.resumed, time.monotonic()
         self.disk_is_full = False  # whether the last line found no room
