@@ -225,6 +225,15 @@ def test_the_seed_alone_decides_the_fresh_state(text):
     assert not np.allclose(*kernels)
 
 
+def test_the_seed_decides_the_dropout(text):
+    values = tiny_runs.to_dict(tiny_runs.config(text, "gpt"))
+    exps = [experiment.build(tiny_runs.from_dict(values | {"seed": seed})) for seed in (5, 5, 6)]
+    one, again, other = (jax.random.key_data(exp.dropout_key).tolist() for exp in exps)
+    assert one == again != other
+    weights = jax.random.key_data(jax.random.key(5)).tolist()
+    assert one != weights, "the weights have a key of their own"
+
+
 @pytest.mark.parametrize("kind", ["gpt", "ngram"])
 def test_the_abstract_state_is_the_states_without_its_values(kind, text):
     exp = experiment.build(tiny_runs.config(text, kind))
