@@ -14,6 +14,7 @@ from tiny_runs import fit
 
 from gptjax.checkpoints import run
 from gptjax.monitoring import metrics
+from gptjax.monitoring.console import Terminal
 
 STEPS, B, WINDOW, RATE, WARMUP = 23, 4, 6, 0.02, 3  # of tiny_runs.config
 SEED = 2024  # not the default
@@ -92,8 +93,8 @@ def loss_and_gradient(table, x, y):
 
 
 def learn(table, text):
-    """The lines that a run of 23 steps writes, and the table that it ends with, in float64."""
-    lines, seen, m, v = [], [], 0.0, 0.0
+    """A run of 23 steps in float64: its lines, every step's loss, and the table at the end."""
+    lines, losses, seen, m, v = [], [], [], 0.0, 0.0
     for step in range(STEPS + 1):
         if step and step % 10 == 0:
             loss, norm = np.mean(seen, axis=0)
@@ -109,18 +110,28 @@ def learn(table, text):
         if step < STEPS:
             loss, gradient = loss_and_gradient(table, *text.batch("train", TRAIN, step))
             norm = np.sqrt((gradient**2).sum())
+            losses.append(loss)
             seen.append((loss, norm))
             gradient = gradient / max(1.0, norm)  # the notes' clipping, at 1
             m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
             m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.99 ** (step + 1))
             direction = m_hat / (np.sqrt(v_hat) + 1e-8) + 0.01 * table
             table = table - rate(step) * direction
-    return lines, table
+    return lines, losses, table
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the terminal is told, by the method that is: the arguments of each call."""
+    told = {"header": [], "evaluation": [], "progress": []}
+    for name, calls in told.items():
+        monkeypatch.setattr(Terminal, name, lambda _, calls=calls, **said: calls.append(said))
+    return told
 
 
 @pytest.mark.parametrize("kind, accumulate", [("stream", 1), ("items", 2)])
 def test_every_line_and_figure_of_a_run_is_what_numpy_computes(
-    kind, accumulate, text, tmp_path, monkeypatch
+    kind, accumulate, text, tmp_path, monkeypatch, shown
 ):
     config = tiny_runs.config(
         text, data={"kind": kind}, train={"accumulate": accumulate}, checkpoint={"keep_last": 9}
@@ -133,7 +144,7 @@ def test_every_line_and_figure_of_a_run_is_what_numpy_computes(
         params = run.open_run(tmp_path, step).params
         return np.asarray(params["token_embedding_table"]["embedding"], np.float64)
 
-    expected, table = learn(saved(0), corpus)
+    expected, losses, table = learn(saved(0), corpus)
     np.testing.assert_allclose(saved(STEPS), table, atol=2e-5)
     found = metrics.read(tmp_path / run.METRICS)
     assert [list(line) for line in found] == [list(line) for line in expected]
@@ -143,6 +154,9 @@ def test_every_line_and_figure_of_a_run_is_what_numpy_computes(
         assert theirs.pop("sample", "") == ours.pop("sample", "")
         np.testing.assert_allclose(list(theirs.values()), list(ours.values()), rtol=2e-5)
 
+    tokens_per_step = B * WINDOW
+    if kind == "items":  # a row is a whole one: the mean
+        tokens_per_step = B * np.mean([len(row) - 1 for row in corpus.rows["train"]])
     whole = {split: corpus.whole(split) for split in EVAL}
     exact = {split: loss_and_gradient(table, *pairs)[0] for split, pairs in whole.items()}
     np.testing.assert_allclose(figures["final_train_nats"], exact["train"], rtol=2e-5)
@@ -158,3 +172,18 @@ def test_every_line_and_figure_of_a_run_is_what_numpy_computes(
         nats = -np.log(counts[x, y] / counts[x].sum(axis=1)).mean()
         np.testing.assert_allclose(figures[f"count_bigram_{split}_nats"], nats, rtol=1e-9)
     assert json.loads((tmp_path / run.SUMMARY).read_text(encoding="utf-8")) == figures
+
+    # And what was shown on the way.
+    assert f"{figures['count_bigram_val_nats']:.4f}" in shown["header"][0]["lines"]["baseline"]
+    least = np.minimum.accumulate([line["val_nats"] for line in evaluations])
+    for line, low, said in zip(evaluations, least, shown["evaluation"], strict=True):
+        assert said["step"] == line["step"] and said["best"] == (line["val_nats"] == low)
+        assert said["bigram_nats"] == figures["count_bigram_val_nats"]
+        found = [said["train_nats"], said["val_nats"]]
+        np.testing.assert_allclose(found, [line["train_nats"], line["val_nats"]], rtol=2e-5)
+    ends = [1] + [said["step"] for said in shown["progress"]]  # the first chunk is the first step
+    for begin, end, said in zip(ends, ends[1:], shown["progress"], strict=False):
+        np.testing.assert_allclose(said["loss_nats"], np.mean(losses[begin:end]), rtol=2e-5)
+        steps_left = said["seconds_left"] * said["tokens_per_second"] / tokens_per_step
+        assert steps_left == pytest.approx(STEPS - end) and said["steps"] == STEPS
+    assert ends[-1] == STEPS
