@@ -275,6 +275,7 @@ def test_bad_steps_are_passed_over_up_to_the_limit_and_named(
     bad = [(r["bad_step"], r["what"]) for r in records if "bad_step" in r]
     assert bad[:2] == [(3, "passed over"), (4, "passed over")] and bad[2][0] == 15
     assert [r["skipped"] for r in records if "skipped" in r] == [2]
+    assert all(r["loss_nats"] is not None for r in records if "skipped" in r)  # of the others
     err = capsys.readouterr().err
     assert "step 3:" in err and "--replay_step=4" in err
     stopped_on_the_way = tmp_path / "other"
