@@ -144,6 +144,14 @@ def test_the_baseline_is_the_count_bigram_of_the_train_split(text):
     assert exp.bigram_nats is exp.bigram_nats  # counted once
 
 
+def test_a_character_of_the_held_out_part_alone_is_in_the_vocabulary(text, tmp_path):
+    path = tmp_path / "with an end.txt"
+    path.write_text(text.read_text(encoding="utf-8") + "the end: Ω", encoding="utf-8")
+    exp = experiment.build(tiny_runs.config(path))
+    assert "Ω" not in exp.corpus.splits["train"] and "Ω" in exp.tokenizer.vocabulary
+    assert exp.tokenizer.decode(exp.splits["val"].tokens).endswith("the end: Ω")
+
+
 # ---- the beginning ----------------------------------------------------------------------------
 
 FACES = """
