@@ -5,8 +5,9 @@
     python -m gptjax.train --workdir=runs/mine                     # goes on, with its own config
     python -m gptjax.train --config=configs/bigram.py --show_batch
 
-In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl, loss.png and
-summary.json. Started again on the same folder, it goes on where it stopped.
+In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl (losses by step),
+timing.jsonl (tokens and seconds by step), loss.png and summary.json. Started again on the same
+folder, it goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from gptjax.training import experiment, trainer
 from gptjax.training.trainer import Trainer
 
 STEPS, EVAL_EVERY = 23, 7
-TIMES = ("train_seconds", "compile_seconds", "eval_seconds", "checkpoint_seconds")
+TIMES = ("train_seconds", "compile_seconds", "evaluation_seconds", "checkpoint_seconds")
 TIMES += ("tokens_per_second", "verdict")
 
 

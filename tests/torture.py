@@ -44,7 +44,7 @@ from gptjax.errors import UserError  # noqa: E402
 from gptjax.training import experiment  # noqa: E402
 
 CONTINUE_ME = 75
-TIMES = ("train_seconds", "compile_seconds", "eval_seconds", "checkpoint_seconds")
+TIMES = ("train_seconds", "compile_seconds", "evaluation_seconds", "checkpoint_seconds")
 TIMES += ("tokens_per_second",)
 SETTINGS = {
     "model.kind": "gpt",

@@ -30,6 +30,7 @@ from gptjax.generation.generate import Busy, Piece, Sample, Settings
 from gptjax.runtime.atomic_files import read_json
 
 METRICS, SUMMARY, RECORD, CURVE = "metrics.jsonl", "summary.json", "run.json", "loss.png"
+TIMING = "timing.jsonl"
 JSON_LIMIT = 2**24  # bytes of summary.json and run.json that are read
 # Figures that every summary.json holds, and that others show.
 SHOWN = ("steps", "final_train_nats", "final_val_nats", "best_val_nats", "best_step")

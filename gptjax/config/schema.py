@@ -166,6 +166,7 @@ class TrainConfig(Part, group="train."):
     eval_iters: int = field(20, "random batches of each estimate of the loss", SIZE)
     chunk_steps: int = field(100, "most steps of one compiled loop", SIZE)
     skip_nonfinite: int = field(0, "bad steps to pass over; 0 stops at the first")
+    tensorboard: bool = field(True, "write TensorBoard's files too, where tensorboardX is there")
 
 
 class OptimConfig(Part, group="optim."):

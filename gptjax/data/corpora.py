@@ -7,6 +7,7 @@ then in the cache, and only then fetched; whatever comes must have the sha256 th
 import contextlib
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from typing import Any
 
 from gptjax.config.schema import DataConfig
 from gptjax.data.download import FetchError, PipPackage, Url
-from gptjax.data.splits import split_as_makemore, split_items, split_stream
+from gptjax.data.splits import item_lines, split_as_makemore, split_items, split_stream
 from gptjax.data.text_file import expand, read_text
 from gptjax.errors import UserError
 from gptjax.runtime import devices
 from gptjax.runtime.atomic_files import write_whole
+
+LOOKED_AT = 100_000  # characters of a text that are looked at to see what it is
+# Short, and without a space, or a letter of a script that writes none (Thai to Khmer, CJK): such a
+# line may be a verse.
+_ITEM = re.compile(r"[^\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff]{1,30}")
 
 
 def _padded_names(texts: list[str]) -> str:
@@ -129,6 +135,19 @@ def load(config: DataConfig, seed: int) -> Corpus:
     splits = {split: "".join(f"{item}\n" for item in part) for split, part in parts.items()}
     n_items = {split: len(part) for split, part in parts.items()}
     return Corpus(name, kind, source, _sha256(text), splits, n_items, n_duplicates)
+
+
+def advice(config: DataConfig, text: Corpus) -> str:
+    """One line where a file taken for a stream, as nobody said what it is, looks like a list."""
+    if config.kind != "auto" or not config.path or text.is_items:
+        return ""
+    lines = item_lines(text.splits["train"][:LOOKED_AT])[:-1]  # the last may be cut
+    n_items = sum(bool(_ITEM.fullmatch(line)) for line in lines)
+    # In a text of one word a line, as of a tagger, most words come again and again.
+    if len(lines) < 50 or n_items < 0.9 * len(lines) or len(set(lines)) < 0.5 * len(lines):
+        return ""
+    looks = f"{text.name} looks like a list of items, one a line"
+    return f"{looks}: data.kind=items learns them as such"
 
 
 def known_text(name: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What a run shows and writes down while it trains. In reading order:
 
 - ``console``: what a person sees: lines, and one that is redrawn in place
-- ``metrics``: ``metrics.jsonl``, and JSON files
+- ``metrics``: ``metrics.jsonl``, ``timing.jsonl``, and JSON files
 - ``tensorboard``: event files, where tensorboardX is installed
 - ``plots``: loss curves, and embeddings on a plane
 - ``param_table``: the table of a model's parameters

@@ -1,9 +1,10 @@
-"""What a run writes down: ``metrics.jsonl``, and JSON files such as ``summary.json``.
+"""What a run writes down: ``metrics.jsonl``, ``timing.jsonl``, JSON files such as ``summary.json``.
 
 In: the numbers and short texts of a run. Out: one JSON object a line; JSON files. Of several
 processes one writes.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -58,6 +59,31 @@ class JsonLines:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
+
+
+class TimingLines(JsonLines):
+    """``timing.jsonl``, beside a ``metrics.jsonl`` whose bytes no clock may change.
+
+    Its lines hold sums since step 0: "tokens" predicted, "train_seconds" of the steps, and
+    "evaluation_seconds" and "checkpoint_seconds" for which the steps waited. "compiled" is whether
+    a start's first steps, with their compiling, are among those since the line before. Points of
+    ``metrics.jsonl`` between two lines are found by interpolation over "step". What cannot be
+    written is lost without a word: no run ends for it.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None):
+        """As ``JsonLines``; ``last_step``: of the last line, 0 without one."""
+        self._file, self.n_lines, self.last_step = -1, 0, 0
+        with contextlib.suppress(OSError):
+            super().__init__(path, resume_step)
+            self.last_step = max((record["step"] for record in read(path)), default=0)
+
+    def write(self, record: Mapping[str, float | int | str]) -> None:
+        """Append one line if there is room for it; seconds to the microsecond."""
+        rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}
+        with contextlib.suppress(OSError):
+            super().write(rounded)
+        self.last_step = int(record["step"])
 
 
 def read(path: Path) -> list[dict[str, Any]]:

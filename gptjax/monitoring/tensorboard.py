@@ -4,6 +4,7 @@ In: values and short texts by tag and step. Out: event files in a folder.
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,31 +13,30 @@ from gptjax.runtime import devices
 
 
 class TensorBoard:
-    """Writes event files; does nothing when tensorboardX is absent (``note`` says so)."""
+    """Writes event files where tensorboardX is there; ``note`` says where, or why none are."""
 
-    def __init__(self, folder: Path, resume_step: int | None):
+    def __init__(self, folder: Path, resume_step: int | None, wanted: bool = True):
         """Write to ``folder``; hide what an earlier start wrote after ``resume_step``."""
-        self._writer, self.note = None, ""
-        if not devices.is_writer():
+        self._open, self._writer, self._threads, self.note = None, None, set(), ""
+        if not (wanted and devices.is_writer()):
             return
         try:
             from tensorboardX import SummaryWriter
+
+            folder.mkdir(parents=True, exist_ok=True)
         except (ImportError, TypeError):  # TypeError: its protobuf code is older than protobuf
             why = "tensorboardX is not installed (pip install tensorboardX)"
             self.note = f"no TensorBoard files: {why}"
             return
+        except OSError as error:
+            self.note = f"no TensorBoard files: {folder} cannot be written ({error.strerror})"
+            return
+        self.note = f"TensorBoard files: {folder} (train.tensorboard=false leaves them out)"
         purge = 0 if resume_step is None else resume_step + 1
         # Its thread writes every 5 s: what a killed run loses of the view, metrics.jsonl still has.
         # The suffix keeps a start within the same second from overwriting the file before.
         ways = {"max_queue": 10_000, "flush_secs": 5, "filename_suffix": f".from_{purge}"}
-        before = set(threading.enumerate())
-        try:
-            self._writer = SummaryWriter(str(folder), purge_step=purge, **ways)
-        except OSError as error:
-            self.note = f"no TensorBoard files: {folder} cannot be written ({error.strerror})"
-        self._threads = set(threading.enumerate()) - before
-        self._hook = threading.excepthook
-        threading.excepthook = self._thread_ended
+        self._open = functools.partial(SummaryWriter, str(folder), purge_step=purge, **ways)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record values by tag."""
@@ -51,9 +51,10 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flush and close the files."""
-        if self._works():
+        if self._writer is not None and self._works():
             with contextlib.suppress(OSError):  # a full disk: the view is lost, not the run
                 self._writer.close()
+        self._open = None
         if threading.excepthook == self._thread_ended:
             threading.excepthook = self._hook
 
@@ -62,5 +63,14 @@ class TensorBoard:
             self._hook(args)
 
     def _works(self) -> bool:
-        """Whether the thread that writes still lives: on a full disk it dies, and a call hangs."""
+        """Whether there is a file, and a thread that writes; the first to ask has them made.
+
+        On a full disk the thread dies, and a call would hang.
+        """
+        if self._writer is None and self._open:  # a finished run started again writes nothing
+            before, self._hook = set(threading.enumerate()), threading.excepthook
+            threading.excepthook = self._thread_ended
+            with contextlib.suppress(OSError):
+                self._writer = self._open()
+            self._threads, self._open = set(threading.enumerate()) - before, None
         return self._writer is not None and all(thread.is_alive() for thread in self._threads)

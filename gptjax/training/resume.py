@@ -19,8 +19,9 @@ from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import TrainState
 
 # Fields in which a run and its continuation may differ: none of them changes a number it has had.
+# Of the text itself, whatever its data.path, the sha256 is compared.
 FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
-FREE += ("train.skip_nonfinite", "data.path")  # of the text itself the sha256 is compared
+FREE += ("train.skip_nonfinite", "train.tensorboard", "data.path")
 
 
 @dataclasses.dataclass
@@ -34,7 +35,7 @@ class Progress:
     train_seconds: float = 0.0  # of all chunks
     timed_steps: int = 0  # those that did not compile, and their seconds
     timed_seconds: float = 0.0
-    eval_seconds: float = 0.0  # of estimates and samples
+    evaluation_seconds: float = 0.0  # of estimates and samples
     checkpoint_seconds: float = 0.0  # for which the steps waited on checkpoints
     lines: int | None = None  # of metrics.jsonl; None: unknown
 
@@ -56,7 +57,7 @@ class Progress:
         """Undo ``to_json``, of earlier versions too; Lookup-, Type- or ValueError if it is none."""
         numbers = {name: said[name] for name in ("evaluated", "train_seconds")}
         numbers["timed_steps"], numbers["timed_seconds"] = said["timed"]
-        for name in ("eval_seconds", "checkpoint_seconds"):
+        for name in ("evaluation_seconds", "checkpoint_seconds"):
             numbers[name] = said.get(name, 0.0)
         if (best := said["best"]) is not None:
             numbers |= {"best_step": best["step"], "best_val_nats": best["val_nats"]}

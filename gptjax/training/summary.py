@@ -13,6 +13,7 @@ import jax
 
 from gptjax.checkpoints import run
 from gptjax.config import schema
+from gptjax.data import corpora
 from gptjax.errors import UserError
 from gptjax.evaluation.baselines import block_losses
 from gptjax.evaluation.run_table import mean_and_error
@@ -47,7 +48,8 @@ def first_page(
         "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
     }
     terminal.header(lines, model_rows(params))
-    for note in filter(None, (devices.check(devices.guess_platform()[0]), *notes)):
+    advice = "" if step else corpora.advice(config.data, exp.corpus)
+    for note in filter(None, (advice, devices.check(devices.guess_platform()[0]), *notes)):
         terminal.note(note)
     here = devices.facts()
     record = {"config": schema.to_dict(config), "data": facts, "machine": here}
@@ -102,7 +104,7 @@ def measure(
         "steps": steps,
         "train_seconds": progress.train_seconds,
         "compile_seconds": compiling,
-        "eval_seconds": progress.eval_seconds,
+        "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
         "params": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -138,7 +140,7 @@ def _took(figures: dict[str, Any]) -> str:
     steps, compiling = figures["steps"], figures.get("compile_seconds")
     if not steps:
         return "no steps, nothing was trained"
-    speed, seconds, evaluating = "", figures["train_seconds"], figures.get("eval_seconds")
+    speed, seconds, evaluating = "", figures["train_seconds"], figures.get("evaluation_seconds")
     if compiling is not None:  # seconds x tokens/s = steps x tokens of a step
         seconds -= compiling
         speed = f" ({figures['tokens_per_second']:,.0f} tokens/s), after {duration(compiling)} of"

@@ -25,7 +25,7 @@ from gptjax.runtime.pace import Pace
 from gptjax.training import experiment, nonfinite, resume, summary
 from gptjax.training.train_step import StepMetrics, estimate_loss
 
-LOG_EVERY = 10  # steps per line of metrics.jsonl
+LOG_EVERY = 10  # steps per line of metrics.jsonl, and at least of timing.jsonl
 
 
 def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
@@ -91,12 +91,16 @@ class Trainer:
         self.step, self.skipped = int(self.state.step), int(self.state.skipped)
         path, before = self.workdir / run.METRICS, self.progress.lines
         self.lines = metrics.JsonLines(path, self.resumed, before)
+        self.timing = metrics.TimingLines(self.workdir / run.TIMING, self.resumed)
+        if self.step > self.timing.last_step:
+            self._write_timing()
         if self.lines.n_lines < (before or 0):
             notes.append(
                 f"{path} has {self.lines.n_lines} of the {before} lines that were there at step "
                 f"{self.resumed}: the others are lost"
             )
-        self.board = tensorboard.TensorBoard(self.workdir / "tensorboard", self.resumed)
+        folder, wanted = self.workdir / "tensorboard", self.exp.config.train.tensorboard
+        self.board = tensorboard.TensorBoard(folder, self.resumed, wanted)
         self.notes = [self.board.note, *notes]
         self.saved, self.saved_at = self.resumed, time.monotonic()
         self.disk_is_full = False  # whether the last line found no room
@@ -149,6 +153,8 @@ class Trainer:
         if not compiles:  # the first chunk of a start does
             progress.timed_steps += done
             progress.timed_seconds += seconds
+        if compiles or self.step - self.timing.last_step >= LOG_EVERY or self.step == steps:
+            self._write_timing(compiles)
         if done < n:
             self._end_on_nonfinite(float(seen.loss_nats[done]))
         if per_second := progress.steps_per_second:
@@ -167,6 +173,12 @@ class Trainer:
         self.write(line | {"learning_rate": rate, "skipped": self.skipped})
         self.board.scalars(self.step, {"train/loss_nats": loss, "train/learning_rate": rate})
         self.progress.pending.clear()
+
+    def _write_timing(self, compiled: bool = False) -> None:
+        names = ("train_seconds", "evaluation_seconds", "checkpoint_seconds")
+        sums = {name: getattr(self.progress, name) for name in names}
+        tokens = round(self.step * self.exp.tokens_per_step)
+        self.timing.write({"step": self.step, "tokens": tokens} | sums | {"compiled": compiled})
 
     def _note_skipped(self, loss_nats: float) -> None:
         """Record a step that was passed over; ``self.step`` already counts it."""
@@ -218,7 +230,6 @@ class Trainer:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
         items, busy = exp.corpus.is_items, self._busy("writing a sample")
         text = preview(exp.model, params, exp.tokenizer, config.sample, items, key, busy)
-        progress.eval_seconds += time.monotonic() - began
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
         self.write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})
@@ -226,6 +237,7 @@ class Trainer:
         self.terminal.evaluation(**line, best=is_best, bigram_nats=exp.bigram_nats["val"])
         if text and self.step < config.train.steps:
             self.terminal.sample(text)
+        progress.evaluation_seconds += time.monotonic() - began
         self.save(best=is_best)
 
     def figures(self) -> dict[str, Any]:
@@ -333,5 +345,6 @@ class Trainer:
 
     def close(self) -> None:
         """Close the files; what was written stays."""
+        self.timing.close()
         self.lines.close()
         self.board.close()

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,55 @@ def toy(monkeypatch):
         return origin
 
     return known
+
+
+NAMES = "".join(f"{a}{b}{c}\n" for a in "aeiou" for b in ("nn", "rl", "m") for c in "aeio")
+CODE = "for x in y:\n    if x:\n        z(x)\n    else:\n        break\n"
+CHINESE = "床前明月光\n疑是地上霜\n舉頭望明月\n低頭思故鄉\n"
+
+
+@pytest.mark.parametrize(
+    "text, kind, is_list",
+    [
+        (NAMES, "auto", True),
+        (NAMES.replace("ann", "jean ann"), "auto", True),  # a few have two words
+        (NAMES.replace("\n", "\r\n\r\n"), "auto", True),  # whatever the lines' ends
+        (NAMES, "stream", False),  # that was said, so it is meant
+        (NAMES, "items", False),  # it is learnt as such
+        ("".join(NAMES.splitlines(True)[:49]), "auto", False),  # too little to tell
+        (NAMES.replace("n", "n "), "auto", False),
+        (NAMES.replace("nn", "n" * 40), "auto", False),
+        ("the\ncat\nsat\non\na\nmat\n.\n" * 40, "auto", False),  # a text, a word a line
+        ("To be, or not to be,\nthat is\nthe question:\n" * 40, "auto", False),
+        (CODE * 40, "auto", False),
+        ("".join(CHINESE.replace("月", chr(0x6708 + i)) for i in range(40)), "auto", False),
+    ],
+    ids=lambda value: repr(value)[:25],
+)
+def test_a_list_given_as_a_stream_is_noticed_and_verse_or_code_is_not(text, kind, is_list, write):
+    config = DataConfig(path=write(text, "my.txt"), kind=kind)
+    said = corpora.advice(config, corpora.load(config, seed=0))
+    line = "my.txt looks like a list of items, one a line: data.kind=items learns them as such"
+    assert said == (line if is_list else "")
+
+
+@pytest.mark.skipif(not DATA_DIR, reason="the corpora that come by URL are in GPTJAX_DATA_DIR")
+@pytest.mark.parametrize("name, is_list", [("names", True), ("tinyshakespeare", False)])
+def test_of_the_corpora_themselves_the_names_are_noticed(name, is_list, monkeypatch):
+    config = DataConfig(path=f"{DATA_DIR}/{name}.txt")
+    assert bool(corpora.advice(config, corpora.load(config, seed=0))) == is_list
+    monkeypatch.setenv("GPTJAX_DATA_DIR", DATA_DIR)
+    known = DataConfig(name)  # whose kind is known
+    assert corpora.advice(known, corpora.load(known, seed=0)) == ""
+
+
+def test_no_file_of_this_project_is_taken_for_a_list():
+    root = Path(__file__).resolve().parents[2]
+    paths = [*root.glob("*.md"), *root.glob("*.t*"), *root.glob("launch/*.*")]
+    paths += [*root.glob("gptjax/**/*.py"), *root.glob("tests/**/*.py")]
+    configs = [DataConfig(path=str(path)) for path in paths]
+    found = [corpora.advice(config, corpora.load(config, seed=0)) for config in configs]
+    assert len(found) > 150 and not any(found)
 
 
 @pytest.fixture

@@ -72,6 +72,19 @@ def test_the_trained_table_approaches_the_counts(tmp_path):
     assert before > 0.4 and after < 0.05 and after < most < 0.5
 
 
+def test_a_distance_from_the_counts_weighs_each_token_as_often_as_it_occurs():
+    # 0 occurs 6 times, 1 twice, and 2 once, at the end, where nothing follows.
+    split = cut_stream(np.array([0, 1, 0, 1, 0, 0, 0, 0, 2]), window=4)
+    p = np.array([[0.4, 0.4, 0.2], [0.5, 0.25, 0.25], [1 / 3] * 3])
+    params = {"token_embedding_table": {"embedding": np.log(p).astype(np.float32)}}
+    counts = np.array([[3, 2, 1], [2, 0, 0], [0, 0, 0]])
+    counted = (counts + 1) / (counts + 1).sum(axis=1, keepdims=True)
+    apart = np.abs(p - counted).sum(axis=1) / 2
+    mean, most = baselines.table_against_counts(params, split, vocab_size=3, add=1.0)
+    np.testing.assert_allclose(mean, (6 * apart[0] + 2 * apart[1] + 1 * apart[2]) / 9, rtol=1e-5)
+    np.testing.assert_allclose(most, apart.max(), rtol=1e-5)
+
+
 def add_one_by_hand(train, val, n, V):
     """Mean -ln((count of n + 1 tokens + 1) / (count of the first n + V)), a token at a time."""
 

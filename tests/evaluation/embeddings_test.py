@@ -22,6 +22,18 @@ def test_an_analogy_is_the_fourth_corner():
     assert embeddings.nearest(table, direction, 1, among=[3, 4])[0][0] == 3
 
 
+@given(st.integers(0, 99))
+def test_how_long_the_rows_are_changes_no_analogy(seed):
+    rng = np.random.default_rng(seed)
+    table, lengths = rng.normal(size=(6, 3)), np.exp(3 * rng.normal(size=(6, 1)))
+    answers = []
+    for rows in (table, table * lengths):
+        direction = embeddings.analogy(rows, 0, 1, 2)
+        answers.append(dict(embeddings.nearest(rows, direction, 6)))
+    assert list(answers[0]) == list(answers[1])
+    np.testing.assert_allclose(list(answers[0].values()), list(answers[1].values()), atol=1e-9)
+
+
 @given(st.integers(1, 6), st.integers(3, 5), st.integers(0, 99))
 def test_the_plane_keeps_distances_when_the_points_lie_in_one(n, c, seed):
     rng = np.random.default_rng(seed)

@@ -93,6 +93,13 @@ def test_tokens_sum_to_rows_and_rows_to_batches_by_hand(kind, case):
     assert {nats.dtype, count.dtype, rows.dtype, scores.nats.dtype} == {np.dtype(np.float64)}
 
 
+def test_the_rank_is_one_more_than_the_tokens_that_are_likelier_equal_ones_left_out():
+    logits = np.array([[[2.0, 1.0, 1.0, 1.0, 0.0]] * 5])
+    y = np.arange(5)[None]
+    _, rank = loss_eval.token_scores(logits, Batch(y, y, np.ones((1, 5))))
+    assert rank.tolist() == [[1, 2, 2, 2, 5]]
+
+
 def test_dropout_is_off(case):
     evaluator, params, split = case("gpt")
     wild = models.build(ModelConfig("gpt", block_size=5, dropout=0.9, **SIZES), V, 0)

@@ -168,3 +168,31 @@ def test_the_last_sample_is_the_last_text_that_is_not_empty():
     records = [{"sample": "a"}, {"sample": "b"}, {"sample": ""}, {"sample": 3}, {"step": 4}]
     assert metrics.last_sample(records) == "b"
     assert metrics.last_sample(records[2:]) == metrics.last_sample([]) == ""
+
+
+def test_timing_lines_are_short_and_what_cannot_be_written_is_lost_in_silence(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "timing.jsonl"
+    log = metrics.TimingLines(path, None)
+    assert log.last_step == 0
+    log.write({"step": 10, "tokens": 640, "train_seconds": 1 / 3, "compiled": True})
+    log.write({"step": 20, "tokens": 1280, "train_seconds": 2 / 3, "compiled": False})
+    log.close()
+    first = b'{"step": 10, "tokens": 640, "train_seconds": 0.333333, "compiled": true}\n'
+    assert path.read_bytes().startswith(first) and log.last_step == 20
+    log = metrics.TimingLines(path, 15)
+    assert log.last_step == 10 and path.read_bytes() == first
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(metrics.os, "write", full)
+    log.write({"step": 30, "train_seconds": 1.0})
+    assert log.last_step == 30 and path.read_bytes() == first
+    log.close()
+    monkeypatch.setattr(metrics, "write_whole", full)
+    log = metrics.TimingLines(path, 15)
+    log.write({"step": 30, "train_seconds": 1.0})
+    log.close()
+    assert path.read_bytes() == first

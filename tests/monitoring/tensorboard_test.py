@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def events(folder):
 def test_a_continued_tensorboard_run_hides_what_it_repeats(tmp_path):
     pytest.importorskip("tensorboardX")
     board = TensorBoard(tmp_path, None)
-    assert board.note == ""
+    assert board.note.startswith(f"TensorBoard files: {tmp_path} (")
     for step in (10, 20, 30):
         board.scalars(step, {"loss_nats/train": np.float32(step / 10)})
     board.close()
@@ -52,6 +53,37 @@ def test_without_tensorboardx_there_is_a_note_and_nothing_else(tmp_path, monkeyp
     board.close()
     assert "pip install tensorboardX" in board.note
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("resumed", [None, 20])
+def test_a_start_that_has_nothing_to_show_leaves_no_file(tmp_path, resumed):
+    pytest.importorskip("tensorboardX")
+    hook, threads = threading.excepthook, threading.active_count()
+    board = TensorBoard(tmp_path, resumed)
+    board.close()
+    board.scalars(21, {"a": 1.0})  # too late
+    assert os.listdir(tmp_path) == [] and threading.active_count() == threads
+    board = TensorBoard(tmp_path, resumed)
+    board.scalars(21, {"a": 1.0})
+    board.close()
+    assert len(os.listdir(tmp_path)) == 1 and threading.excepthook is hook
+
+
+def test_who_wants_none_gets_no_folder_and_no_note(tmp_path):
+    board = TensorBoard(tmp_path / "tb", None, wanted=False)
+    board.scalars(6, {"a": 1.0})
+    board.text(6, "a", "b")
+    board.close()
+    assert board.note == "" and os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_stops_nothing(tmp_path):
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "tb").write_bytes(b"mine")
+    board = TensorBoard(tmp_path / "tb", None)
+    board.scalars(6, {"a": 1.0})
+    board.close()
+    assert board.note == f"no TensorBoard files: {tmp_path / 'tb'} cannot be written (File exists)"
 
 
 def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):

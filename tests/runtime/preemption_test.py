@@ -1,5 +1,6 @@
 """Signals: the first is noted, its echo within a second too; a later one ends the process."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -27,6 +28,27 @@ def test_a_signal_is_noted_and_its_echo_within_a_second_is_not_a_second_wish(kin
         with pytest.raises(Stopped, match=f"{kind.name} at step 3: saved.*exit code 75"):
             stop.check(3)
     assert signal.getsignal(kind) is before
+
+
+@pytest.mark.parametrize("ending", [None, KeyError("from within")], ids=["well", "by an error"])
+def test_afterwards_every_signal_has_the_handler_that_it_had(ending):
+    """Python's own for Ctrl-C, the system's, or one of the caller's: each kind another."""
+    outside = {kind: signal.getsignal(kind) for kind in preemption.KINDS}
+    theirs = [lambda *_: None, signal.SIG_DFL, signal.default_int_handler]
+    try:
+        for shift in range(len(theirs)):
+            before = dict(zip(preemption.KINDS, theirs[shift:] + theirs[:shift], strict=False))
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+            with contextlib.suppress(KeyError), preemption.watch():
+                noting = {kind: signal.getsignal(kind) for kind in before}
+                if ending:
+                    raise ending
+            assert {kind: signal.getsignal(kind) for kind in before} == before
+            assert not set(noting.values()) & set(before.values())
+    finally:
+        for kind, handler in outside.items():
+            signal.signal(kind, handler)
 
 
 @pytest.mark.parametrize("kind, inside", [("INT", "watch"), ("TERM", "watch"), ("INT", "insist")])

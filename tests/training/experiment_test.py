@@ -146,6 +146,14 @@ def test_the_baseline_is_the_count_bigram_of_the_train_split(text):
     assert exp.bigram_nats is exp.bigram_nats  # counted once
 
 
+def test_a_character_of_the_held_out_part_alone_is_in_the_vocabulary(text, tmp_path):
+    path = tmp_path / "with an end.txt"
+    path.write_text(text.read_text(encoding="utf-8") + "the end: Ω", encoding="utf-8")
+    exp = experiment.build(tiny_runs.config(path))
+    assert "Ω" not in exp.corpus.splits["train"] and "Ω" in exp.tokenizer.vocabulary
+    assert exp.tokenizer.decode(exp.splits["val"].tokens).endswith("the end: Ω")
+
+
 # ---- the beginning ----------------------------------------------------------------------------
 
 FACES = """
@@ -225,6 +233,15 @@ def test_the_seed_alone_decides_the_fresh_state(text):
     other = begin()(6).init_state()
     kernels = [s.params["lm_head"]["kernel"] for s in (state, other)]
     assert not np.allclose(*kernels)
+
+
+def test_the_seed_decides_the_dropout(text):
+    values = tiny_runs.to_dict(tiny_runs.config(text, "gpt"))
+    exps = [experiment.build(tiny_runs.from_dict(values | {"seed": seed})) for seed in (5, 5, 6)]
+    one, again, other = (jax.random.key_data(exp.dropout_key).tolist() for exp in exps)
+    assert one == again != other
+    weights = jax.random.key_data(jax.random.key(5)).tolist()
+    assert one != weights, "the weights have a key of their own"
 
 
 @pytest.mark.parametrize("kind", ["gpt", "ngram"])

@@ -13,7 +13,8 @@ from tiny_runs import fit
 from gptjax.checkpoints import directory, pytree, run
 from gptjax.config import schema
 from gptjax.errors import UserError
-from gptjax.training import nonfinite
+from gptjax.monitoring import metrics
+from gptjax.training import nonfinite, trainer
 
 
 def test_the_first_bad_parameter_is_named():
@@ -57,6 +58,23 @@ def test_a_replay_sees_the_very_parameters_that_the_run_had(text, tmp_path, monk
         assert found.from_step == 10
         chex.assert_trees_all_equal(found.params, seen[step].params)
         chex.assert_trees_all_equal(found.grads, seen[step].grads)
+
+
+def test_a_replay_has_the_dropout_and_so_the_loss_and_the_norm_of_its_step(
+    text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    config = tiny_runs.config(text, "gpt", model={"dropout": 0.5})
+    fit(config, tmp_path, monkeypatch)
+    lines = {
+        line["step"]: line for line in metrics.read(tmp_path / run.METRICS) if "grad_norm" in line
+    }
+    for step in (0, 9, 10):  # the first, and two that one checkpoint leads to
+        found = nonfinite.replay(tiny_runs.build_once(config), tmp_path, step)
+        norm = np.sqrt(sum(np.sum(np.square(grad)) for grad in found.grads.values()))
+        logged = lines[step + 1]  # a line's step counts those that are done
+        np.testing.assert_allclose(found.loss_nats, logged["loss_nats"], rtol=1e-5)
+        np.testing.assert_allclose(norm, logged["grad_norm"], rtol=1e-4)
 
 
 def test_a_step_is_replayed_from_the_sound_checkpoint_before_a_damaged_one(

@@ -279,7 +279,7 @@ def test_a_checkpoint_from_before_a_field_existed_opens_and_continues(
         for group, field in (("train", "skip_nonfinite"), ("optim", "clip_norm")):
             del meta["config"][group][field]
         del meta["config"]["sample"]
-        for name in ("lines", "checkpoint_seconds"):
+        for name in LATER:
             del meta["memory"][name]
 
     rewrite_meta(tmp_path, age)
@@ -401,7 +401,7 @@ PROGRESS = Progress(
     train_seconds=3.5,
     timed_steps=13,
     timed_seconds=2.5,
-    eval_seconds=0.75,
+    evaluation_seconds=0.75,
     checkpoint_seconds=0.125,
     lines=9,
 )
@@ -411,11 +411,11 @@ SAVED = {
     "pending": [[1.5, 0.25], [1.25, 0.5]],
     "train_seconds": 3.5,
     "timed": [13, 2.5],
-    "eval_seconds": 0.75,
+    "evaluation_seconds": 0.75,
     "checkpoint_seconds": 0.125,
     "lines": 9,
 }
-LATER = ("lines", "checkpoint_seconds", "eval_seconds")  # which the first versions did not save
+LATER = ("lines", "evaluation_seconds", "checkpoint_seconds")  # what earlier versions did not note
 
 
 def test_progress_is_saved_as_it_always_was_and_comes_back():
@@ -441,18 +441,14 @@ def test_progress_is_what_a_run_saves(text, tmp_path, monkeypatch):
 def test_earlier_versions_noted_less():
     old = {name: SAVED[name] for name in SAVED if name not in LATER}
     found = Progress.from_json(old)
-    assert (found.lines, found.checkpoint_seconds, found.eval_seconds) == (None, 0.0, 0.0)
-    assert found.to_json() == SAVED | {
-        "lines": None,
-        "checkpoint_seconds": 0.0,
-        "eval_seconds": 0.0,
-    }
+    assert (found.lines, found.evaluation_seconds, found.checkpoint_seconds) == (None, 0.0, 0.0)
+    assert found.to_json() == SAVED | dict.fromkeys(LATER, 0.0) | {"lines": None}
     assert Progress.from_json(SAVED | {"a later version's": 1}) == PROGRESS
 
 
 WRONG = [None, "x", True, [], {}, [1.0], 10**400]
-NUMBERS = ("evaluated", "train_seconds", "eval_seconds", "checkpoint_seconds")
-MALFORMED = {name: list(WRONG) for name in NUMBERS}
+SECONDS = ("train_seconds", "evaluation_seconds", "checkpoint_seconds")
+MALFORMED = {name: list(WRONG) for name in ("evaluated", *SECONDS)}
 MALFORMED["best"] = ["x", 7, 0, "", False, [], {}, {"step": 7}, {"val_nats": 1.0}]
 MALFORMED["best"] += [{"step": wrong, "val_nats": 1.0} for wrong in WRONG]
 MALFORMED["best"] += [{"step": 7, "val_nats": wrong} for wrong in WRONG]

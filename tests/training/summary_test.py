@@ -98,7 +98,7 @@ def took(**figures):
 
 
 def test_steps_tokens_and_seconds_of_one_line_agree():
-    said = took(compile_seconds=4.0, eval_seconds=38.2)
+    said = took(compile_seconds=4.0, evaluation_seconds=38.2)
     assert said == (
         "trained 3,000 steps in 2 min 16 s (22,590 tokens/s), after 4.0 s of compiling; "
         "evaluations and samples 38 s"
@@ -131,7 +131,7 @@ def test_the_lines_of_the_last_page_and_the_labels_of_the_picture_agree(
     tokens = tiny_runs.STEPS * 4 * 6  # of 4 rows of 6
     assert figures["tokens_per_second"] * seconds == pytest.approx(tokens)
     assert 0 < figures["compile_seconds"] < figures["train_seconds"]
-    assert figures["eval_seconds"] > 0
+    assert figures["evaluation_seconds"] > 0
 
 
 # ---- what is recorded and measured
@@ -148,6 +148,39 @@ def test_every_start_is_kept_in_run_json(text, tmp_path, monkeypatch):
     (tmp_path / run.RECORD).write_text("[[[", encoding="utf-8")
     fit(config, tmp_path, monkeypatch)
     assert [start["step"] for start in run.starts(tmp_path)] == [tiny_runs.STEPS]
+
+
+def test_a_fresh_run_says_that_its_stream_looks_like_a_list(tmp_path, monkeypatch):
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{n:b}\n" for n in range(100, 200)), encoding="utf-8")
+    seen = []
+    monkeypatch.setattr(Terminal, "note", lambda _, note: seen.append(note))
+    advice = "names.txt looks like a list of items, one a line: data.kind=items learns them as such"
+    config = tiny_runs.config(names, data={"kind": "auto"})
+    for stop in (4, None):
+        fit(config, tmp_path / "run", monkeypatch, stop_at=stop)
+        assert seen.count(advice) == (stop is not None)  # a run that goes on is what it is
+        seen.clear()
+    fit(tiny_runs.config(names, data={"kind": "items"}), tmp_path / "items", monkeypatch)
+    assert advice not in seen
+
+
+def test_tensorboard_files_are_told_and_can_be_left_out(text, whole, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    seen = []
+    monkeypatch.setattr(Terminal, "note", lambda _, note: seen.append(note))
+    config, folder = tiny_runs.config(text), tmp_path / "tensorboard"
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    line = f"TensorBoard files: {folder} (train.tensorboard=false leaves them out)"
+    assert seen.count(line) == 1
+    names = [path.name for path in folder.iterdir()]
+    assert len(names) == 1
+    without = tiny_runs.config(text, train={"tensorboard": False})
+    fit(without, tmp_path, monkeypatch)  # it changes no number, so the run goes on
+    assert seen.count(line) == 1 and [path.name for path in folder.iterdir()] == names
+    assert tiny_runs.outcome(without, tmp_path) == whole(config)[1]
+    fit(config, tmp_path, monkeypatch)  # there is nothing left to do
+    assert [path.name for path in folder.iterdir()] == names
 
 
 def test_a_best_that_is_gone_at_the_end_lends_no_other_its_loss(

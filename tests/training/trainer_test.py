@@ -18,6 +18,7 @@ from gptjax.checkpoints import directory, manifest, run, store
 from gptjax.errors import UserError
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.monitoring import metrics
+from gptjax.runtime import preemption
 from gptjax.runtime.preemption import Stopped
 from gptjax.training import summary, trainer
 from gptjax.training.trainer import Trainer
@@ -81,6 +82,42 @@ def test_a_signal_at_any_time_of_the_run_is_obeyed(
     assert not (tmp_path / run.SUMMARY).exists()
     fit(config, tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(config)[1]
+
+
+@pytest.mark.parametrize("ends", ["well", "stopped", "by a mistake"])
+def test_a_notebook_keeps_its_own_ctrl_c_after_a_run(ends, text, tmp_path, monkeypatch):
+    def mine(*_):
+        raise AssertionError("it was not for this handler")
+
+    outside = {kind: signal.signal(kind, mine) for kind in preemption.KINDS}
+    try:
+        if ends == "by a mistake":
+            monkeypatch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(UserError("no")))
+        stop_at = 5 if ends == "stopped" else None
+        fit(tiny_runs.config(text), tmp_path, monkeypatch, stop_at, ends_with=(Stopped, UserError))
+        assert {kind: signal.getsignal(kind) for kind in outside} == dict.fromkeys(outside, mine)
+    finally:
+        for kind, handler in outside.items():
+            signal.signal(kind, handler)
+
+
+def test_the_speed_leaves_out_the_first_chunk_of_every_start(text, tmp_path, monkeypatch):
+    """It compiles: 1,000 seconds here, where any other step takes a quarter of one."""
+    take_in, chunks, starts = Trainer._take_in, [], []
+
+    def timed(self, n, *seen):
+        chunks.append(n / 4 if self in starts else 1000.0)
+        starts.append(self)
+        take_in(self, n, *seen[:-1], chunks[-1])
+
+    monkeypatch.setattr(Trainer, "_take_in", timed)
+    config = tiny_runs.config(text)
+    fit(config, tmp_path, monkeypatch, stop_at=9)
+    figures = fit(config, tmp_path, monkeypatch)
+    assert chunks.count(1000.0) == 2
+    tokens_per_step = 4 * 6
+    assert figures["tokens_per_second"] == pytest.approx(4 * tokens_per_step)
+    assert figures["train_seconds"] == pytest.approx(sum(chunks))
 
 
 def test_the_clock_saves_too(text, tmp_path, monkeypatch):
@@ -313,6 +350,7 @@ def test_bad_steps_are_passed_over_up_to_the_limit_and_named(
     bad = [(r["bad_step"], r["what"]) for r in records if "bad_step" in r]
     assert bad[:2] == [(3, "passed over"), (4, "passed over")] and bad[2][0] == 15
     assert [r["skipped"] for r in records if "skipped" in r] == [2]
+    assert all(r["loss_nats"] is not None for r in records if "skipped" in r)  # of the others
     err = capsys.readouterr().err
     assert "step 3:" in err and "--replay_step=4" in err
     stopped_on_the_way = tmp_path / "other"
