@@ -16,27 +16,22 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptjax.checkpoints.run import Run, open_for_command
 from gptjax.cli import main as cli
-from gptjax.data import dataset
-from gptjax.data.dataset import Split
 from gptjax.data.text_file import read_text
-from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.evaluation import run_table
-from gptjax.evaluation.baselines import block_losses, in_blocks
-from gptjax.evaluation.count_models import count_bigram_nats
-from gptjax.evaluation.loss_eval import Evaluator, figures
-from gptjax.evaluation.run_table import Blocks
-from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
-from gptjax.training import experiment
+
+if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
+    from gptjax.checkpoints.run import Run
+    from gptjax.data.dataset import Split
+    from gptjax.data.tokenizers import Tokenizer
+    from gptjax.evaluation.run_table import Blocks
 
 
 def main(args: Any) -> int:
@@ -48,12 +43,17 @@ def main(args: Any) -> int:
     if args.text_file and args.split is not None:
         raise UserError("--text_file and --split are two texts: give one of them")
     with Terminal(sys.stderr if args.json else None) as terminal:
-        run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
+        with terminal.doing("opening the run"):
+            from gptjax.checkpoints.run import open_for_command
+            from gptjax.monitoring import metrics
+
+            run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
         report: dict[str, Any] = {"workdir": str(Path(args.workdir)), "step": run.step}
-        if args.text_file:
-            report |= of_text(run, args.text_file, args.per_token)
-        else:
-            report |= of_split(run, Path(args.workdir), args.split or "val", terminal.busy)
+        with terminal.doing("evaluating"):
+            if args.text_file:
+                report |= of_text(run, args.text_file, args.per_token, terminal)
+            else:
+                report |= of_split(run, Path(args.workdir), args.split or "val", terminal)
     if args.json:
         print(json.dumps(metrics.plain(report), ensure_ascii=False))
         return 0
@@ -72,14 +72,16 @@ def main(args: Any) -> int:
     return 0
 
 
-def of_split(
-    run: Run, workdir: Path, split: str, busy: Callable[[str, int, int], None]
-) -> dict[str, Any]:
+def of_split(run: Run, workdir: Path, split: str, terminal: Terminal) -> dict[str, Any]:
     """The exact loss over a split of the run's corpus, beside the count bigram's."""
+    from gptjax.evaluation.baselines import block_losses
+    from gptjax.evaluation.count_models import count_bigram_nats
+    from gptjax.training import experiment
+
     exp = experiment.of_run(run, workdir)
     if split not in exp.splits:
         raise UserError(f"--split={split!r} is unknown: choose {', '.join(exp.splits)}")
-    told = functools.partial(busy, f"exact loss over {split}")
+    told = functools.partial(terminal.busy, f"exact loss over {split}")
     asked, params = exp.splits[split], exp.placement.put(run.params)
     blocks = block_losses(exp.evaluator, params, exp.splits, run.tokenizer, split, told)
     report = {"split": split, **_figures(blocks, asked)}
@@ -87,8 +89,12 @@ def of_split(
     return report | _unknown(run.tokenizer, asked) | {"count_bigram_nats_per_token": bigram}
 
 
-def of_text(run: Run, text_file: str, per_token: bool) -> dict[str, Any]:
+def of_text(run: Run, text_file: str, per_token: bool, terminal: Terminal) -> dict[str, Any]:
     """The loss over a text, and with ``per_token`` each token's."""
+    from gptjax.data import dataset
+    from gptjax.evaluation.baselines import in_blocks
+    from gptjax.evaluation.loss_eval import Evaluator
+
     run.require_next("score a text")
     tok, model, items = run.tokenizer, run.model, run.items
     texts, window = {"text": read_text(text_file)}, run.config.window(items)
@@ -96,7 +102,8 @@ def of_text(run: Run, text_file: str, per_token: bool) -> dict[str, Any]:
     if not split.n_predicted:
         n = len(split.tokens)
         raise UserError(f"the text has {n} token, and the first is not predicted: give at least 2")
-    scores = Evaluator(model, run.config.train.batch_size).score(run.params, split)
+    told = functools.partial(terminal.busy, "exact loss over the text")
+    scores = Evaluator(model, run.config.train.batch_size).score(run.params, split, told)
     seen = f"rows of at most {split.window} predictions, which see nothing of the row before"
     if model.slides:
         seen = f"each token is predicted from the {model.block_size} before it"
@@ -114,6 +121,8 @@ def of_text(run: Run, text_file: str, per_token: bool) -> dict[str, Any]:
 
 def _figures(blocks: Blocks, split: Split) -> dict[str, Any]:
     """``loss_eval.figures`` with how sure the loss is, None of a text too short to say."""
+    from gptjax.evaluation.loss_eval import figures
+
     nats, error = run_table.mean_and_error(blocks)
     both = {"nats_per_token": nats, "nats_per_token_error": error}
     return both | figures(nats, split.n_predicted, split.characters)

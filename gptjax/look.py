@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptjax.checkpoints.run import Run, open_for_command
 from gptjax.cli import main as cli
 from gptjax.errors import UserError
-from gptjax.evaluation import probe
-from gptjax.monitoring import plots
 from gptjax.monitoring.console import Terminal, shown
+
+if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
+    from gptjax.checkpoints.run import Run
 
 BAR = 40  # columns of the longest bar
 
@@ -45,6 +45,8 @@ def visible(text: str) -> str:
 
 def look_next(run: Run, words: Sequence[str], args: Any) -> str:
     """The distribution after the context, or after each of its places."""
+    from gptjax.evaluation import probe
+
     seen, p_SxV = probe.next_tokens(run, " ".join(words))
     texts = list(map(visible, probe.names(run)))
     n = args.top or (5 if args.every_position else 27)
@@ -67,11 +69,15 @@ def look_next(run: Run, words: Sequence[str], args: Any) -> str:
 
 def look_near(run: Run, words: Sequence[str], args: Any) -> str:
     """The tokens whose vectors point most nearly as this one's."""
+    from gptjax.evaluation import probe
+
     return _cosines(f"to {words[0]}", *probe.near(run, words[0], args.top or 10))
 
 
 def look_analogy(run: Run, words: Sequence[str], args: Any) -> str:
     """What is to the third word as the second is to the first."""
+    from gptjax.evaluation import probe
+
     a, b, c = words
     return _cosines(f"to {b} - {a} + {c}", *probe.analogy(run, words, args.top or 5))
 
@@ -84,6 +90,9 @@ def _cosines(to: str, found: Sequence[tuple[str, float]], n_others: int) -> str:
 
 def look_plane(run: Run, words: Sequence[str], args: Any) -> str:
     """Draw the embeddings on a plane, and say how much of them it shows."""
+    from gptjax.evaluation import probe
+    from gptjax.monitoring import plots
+
     points, texts, how = probe.plane(run, words)
     labels, title = list(map(visible, texts)), f"{run.config.name}: vectors of tokens"
     path = Path(args.out or Path(args.workdir) / "plane.png")
@@ -117,8 +126,13 @@ def main(args: Any) -> int:
         if getattr(args, flag) and question != meant:
             raise UserError(f"--{flag} belongs to the question {meant}, not to {question}")
     with Terminal() as terminal:
-        run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
-    print(shown(answer(run, words, args)))
+        with terminal.doing("opening the run"):
+            from gptjax.checkpoints.run import open_for_command
+
+            run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
+        with terminal.doing("asking it"):
+            answered = answer(run, words, args)
+    print(shown(answered))
     return 0
 
 

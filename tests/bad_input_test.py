@@ -336,7 +336,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_holder_named(world, capsys)
 
 
 COMMANDS = {name: f"gptjax.{name}" for name in ("train", "sample", "evaluate", "compare", "look")}
-COMMANDS["bench"] = "gptjax.bench.__main__"
+COMMANDS |= {name: f"gptjax.{name}.__main__" for name in ("bench", "compare")}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

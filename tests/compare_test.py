@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptjax import compare
 from gptjax.checkpoints import directory
 from gptjax.cli import main as cli
+from gptjax.compare import __main__ as compare
+from gptjax.compare import measure
 from gptjax.config import files, parse
 from gptjax.errors import UserError
 from gptjax.monitoring import plots
@@ -49,8 +50,8 @@ def two_runs(tmp_path_factory):
 def measured(workdirs, which, out, baseline=""):
     """The table, and what was written."""
     with Terminal(io.StringIO()) as terminal:
-        table, curves = compare.compare(workdirs, which, terminal, baseline)
-    return table, compare.write(table, curves, out, [])
+        table, curves = measure.compare(workdirs, which, terminal, baseline)
+    return table, measure.write(table, curves, out, [])
 
 
 def args(**flags):

@@ -69,7 +69,7 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
     assert set(runners) <= {
         "__main__.py",
         "config/files.py",
-        "compare.py",
+        "compare/__main__.py",
         "data/download.py",
         "runtime/devices.py",
     }

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
 MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 9, 10_000
 
 # From the highest to the lowest; a file beside the wings has its own name here.
-WINGS = ["commands", "bench", "training", "evaluation", "checkpoints", "generation", "models"]
-WINGS += ["data", "monitoring", "cli", "runtime", "config", "errors"]
+WINGS = ["commands", "compare", "bench", "training", "evaluation", "checkpoints", "generation"]
+WINGS += ["models", "data", "monitoring", "cli", "runtime", "config", "errors"]
 
 # Maths: functions and frozen dataclasses, without files, clocks, prints or flags.
 PURE = {"errors", "runtime.sharding", "data.batching", "data.dataset", "data.splits"}
@@ -91,7 +91,10 @@ def test_the_lists_of_this_test_name_files_that_exist():
     assert set(FILES) >= PURE | {name for names in ONLY.values() for name in names}
     assert {wing(name) for name in FILES} == set(WINGS)
     commands = {name for name in FILES if is_command(name)}
-    assert commands == {n for n in FILES if wing(n) == "commands"} | {"bench.__main__"}
+    assert commands == {n for n in FILES if wing(n) == "commands"} | {
+        "bench.__main__",
+        "compare.__main__",
+    }
 
 
 @EACH

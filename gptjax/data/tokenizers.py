@@ -6,7 +6,7 @@ JSON, so that a checkpoint can carry it. Pure: nothing here touches a file.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from gptjax.config.schema import TOKENIZERS, TokenizerConfig
 from gptjax.errors import UserError, did_you_mean
 
 MAX_VOCABULARY = 10_000_000  # entries accepted from JSON
+_PART = 2**20  # characters
 UNKNOWN = "<unk>"  # never a piece of a text: it would be cut into "<", "unk" and ">"
 
 # `\w` leaves out the marks that Indic scripts and diacritics write inside a word: they are added.
@@ -133,7 +134,8 @@ class WordTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         known, unknown = self._id_of_piece, self.unknown_id
-        return np.array([known.get(piece, unknown) for piece in _PIECE.findall(text)], np.int32)
+        found = [np.array([known.get(p, unknown) for p in part], np.int32) for part in _parts(text)]
+        return np.concatenate(found) if found else np.zeros(0, np.int32)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "vocabulary": list(self.pieces)}
@@ -169,7 +171,9 @@ def build(config: TokenizerConfig, text: str) -> Tokenizer:
         return ByteTokenizer()
     if config.kind == "char":
         return CharTokenizer("".join(sorted(set(text))))
-    count = Counter(_PIECE.findall(text))
+    count: Counter[str] = Counter()
+    for part in _parts(text):
+        count.update(part)
     pieces = tuple(sorted(piece for piece, n in count.items() if n >= config.min_count))
     if not pieces:
         raise UserError(
@@ -202,6 +206,15 @@ def from_json(data: Any) -> Tokenizer:
         raise UserError(f"the saved vocabulary holds {twice!r:.60} more than once")
     _utf8("".join(entries))
     return CharTokenizer("".join(entries)) if kind == "char" else WordTokenizer(tuple(entries))
+
+
+def _parts(text: str) -> Iterator[list[str]]:
+    """The pieces of a text, about a million characters at a time: in between a signal is heard."""
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin + _PART) + 1 or len(text)  # no piece goes over a line's end
+        yield _PIECE.findall(text, begin, end)
+        begin = end
 
 
 def _utf8(text: str) -> bytes:

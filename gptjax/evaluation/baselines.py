@@ -62,16 +62,12 @@ def block_losses(
     splits: Mapping[str, Split],
     tok: Tokenizer,
     name: str = "val",
-    busy: Busy | None = None,
+    busy: Busy = None,
 ) -> Blocks:
     """The exact loss over a split, in blocks; ``busy`` is told of rows done, of how many."""
-    split, rows, done = splits[name], [], 0
-    for found in evaluator.row_losses(params, split):
-        rows.append(found)
-        done += len(found)
-        if busy:
-            busy(done, len(split.first))
-    return in_blocks(split, np.concatenate(rows), text_hash(splits, tok))
+    split = splits[name]
+    rows = np.concatenate(list(evaluator.row_losses(params, split, busy)))
+    return in_blocks(split, rows, text_hash(splits, tok))
 
 
 def in_blocks(split: Split, row_nats: np.ndarray, text: str = "") -> Blocks:

@@ -38,11 +38,6 @@ def forward(model: nn.Module, what: Callable, params: Any, batches: Batch) -> An
     return jax.lax.map(one, batches)
 
 
-def batch_sums(logits_BxTxV: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Of a batch: the sum of nats, and the count of places."""
-    return cross_entropy(logits_BxTxV, batch.y, batch.w)
-
-
 def row_sums(logits_BxTxV: jax.Array, batch: Batch) -> jax.Array:
     """Of each row: the sum of nats, (B,)."""
     row = jax.vmap(lambda *row: cross_entropy(*(a[None] for a in row))[0])
@@ -113,35 +108,28 @@ class Evaluator:
         K, B, T = batches.x.shape
         n, rows = self.call_shape(T)
         parts = [array.reshape(K * B // rows, rows, T) for array in batches]
-        sums = np.zeros((2, len(parts[0])))
-        for begin in range(0, len(parts[0]), n):
+        nats = np.zeros(parts[0].shape[:2])
+        for begin in range(0, len(nats), n):
             # The last call has as many as the others: it begins anew where there are no more.
-            at = np.arange(begin, begin + n) % len(parts[0])
-            sums[:, at] = self._ask(batch_sums, params, Batch(*(part[at] for part in parts)))
+            at = np.arange(begin, begin + n) % len(nats)
+            nats[at] = self._ask(params, Batch(*(part[at] for part in parts)))
             if busy:
-                busy(min(begin + n, len(parts[0])) * rows / B, K)
-        nats, count = sums.reshape(2, K, B // rows).sum(axis=-1)
-        return nats, count
+                busy(min(begin + n, len(nats)) * rows / B, K)
+        return nats.reshape(K, B).sum(axis=1), batches.w.sum(axis=(1, 2), dtype=np.float64)
 
     def exact_loss(self, params: Any, split: Split, busy: Busy = None) -> float:
         """The mean over every prediction of a split, nats per token."""
-        total = done = 0.0
-        for batches in self._whole(split):
-            nats, count = self._ask(batch_sums, params, batches)
-            total, done = total + nats.sum(), done + count.sum()
-            if busy:
-                busy(int(done), split.n_predicted)
-        return float(total / done)
+        return float(sum(map(np.sum, self.row_losses(params, split, busy))) / split.n_predicted)
 
     def row_losses(self, params: Any, split: Split, busy: Busy = None) -> Iterator[np.ndarray]:
         """The sum of nats of each row of a split, in order, some rows at a time, float64."""
         left = n_rows = len(split.first)
         for batches in self._whole(split):
-            nats = self._ask(row_sums, params, batches)
-            yield nats.reshape(-1)[:left]
-            left -= nats.size
+            nats = self._ask(params, batches).reshape(-1)[:left]
+            yield nats
+            left -= len(nats)
             if busy:
-                busy(n_rows - max(left, 0), n_rows)
+                busy(n_rows - left, n_rows)
 
     def score(self, params: Any, split: Split, busy: Busy = None) -> Scores:
         """Every predicted token of a split, in order; UserError: logits that are not finite."""
@@ -168,10 +156,10 @@ class Evaluator:
         n, rows = self.call_shape(split.lookback + split.window)
         return whole_split(split, rows, n)
 
-    def _ask(self, what: Callable, params: Any, batches: Batch) -> np.ndarray:
-        """``forward``, waited for, as float64."""
-        found = jax.device_get(forward(self.model, what, params, self.put(batches)))
-        return np.asarray(found, np.float64)
+    def _ask(self, params: Any, batches: Batch) -> np.ndarray:
+        """The sum of nats of each row of K batches, (K, B) float64."""
+        nats = jax.device_get(forward(self.model, row_sums, params, self.put(batches)))
+        return nats.astype(np.float64)
 
 
 def probabilities(

@@ -51,15 +51,20 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flush and close the files."""
+        well = self._writer is None
         if self._writer is not None and self._works():
             with contextlib.suppress(OSError):  # a full disk: the view is lost, not the run
                 self._writer.close()
+                well = True
         self._open = None
-        if threading.excepthook == self._thread_ended:
+        if not well:  # tensorboardX would try once more as Python ends, and complain
+            with contextlib.suppress(AttributeError):
+                self._writer.file_writer.event_writer.close = lambda: None
+        elif threading.excepthook == self._thread_ended:
             threading.excepthook = self._hook
 
     def _thread_ended(self, args: threading.ExceptHookArgs) -> None:
-        if args.thread not in self._threads or not isinstance(args.exc_value, OSError):
+        if args.thread not in self._threads or not isinstance(args.exc_value, (OSError, EOFError)):
             self._hook(args)
 
     def _works(self) -> bool:

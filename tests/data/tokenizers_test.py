@@ -244,3 +244,14 @@ def test_whatever_vocabulary_is_accepted_can_be_used(kind, entries):
     assert tok.decode(every_V).endswith("".join(entries))
     if kind == "char":
         assert tok.encode("".join(entries)).tolist() == every_V.tolist()
+
+
+def test_a_long_text_is_cut_into_the_words_of_a_short_one(monkeypatch):
+    text = "Who's there?\n\nNay, answer me: stand, and unfold yourself.\n" * 7 + "don't"
+    whole = tokenizers.build(TokenizerConfig("word"), text)
+    ids, pieces = whole.encode(text), list(tokenizers._parts(text))
+    monkeypatch.setattr(tokenizers, "_PART", 9)
+    parts = list(tokenizers._parts(text))
+    assert len(pieces) == 1 and len(parts) > 7 and sum(parts, []) == pieces[0]
+    assert tokenizers.build(TokenizerConfig("word"), text) == whole
+    np.testing.assert_array_equal(whole.encode(text), ids)
