@@ -120,12 +120,13 @@ def test_page_8_the_means_of_five_losses():
     losses = {"train": [2.20, 2.10, 2.15, 2.05, 2.12], "val": [2.50, 2.40, 2.45, 2.47, 2.43]}
     counts = np.array([3, 1, 4, 2, 5])  # a mean of means: how many places a batch has is no weight
 
-    def batch_sums(params, batches):
+    def batch_sums(params, batches, busy):
         split = "val" if batches.x.any() else "train"
         assert batches.x.shape == (5, 2, 4)
         return counts * losses[split], counts
 
-    evaluator = SimpleNamespace(batch_size=2, batch_sums=batch_sums)
+    five = {"batches_of_a_call": lambda split: 5}
+    evaluator = SimpleNamespace(batch_size=2, batch_sums=batch_sums, **five)
     tokens = {"train": np.zeros(9, int), "val": np.ones(9, int)}
     splits = {name: cut_stream(ids, window=4) for name, ids in tokens.items()}
     found = estimate_loss(evaluator, None, splits, eval_iters=5, seed=0)

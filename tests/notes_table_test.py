@@ -55,6 +55,8 @@ def test_the_command_could_be_given(row):
     for code in re.findall("`([^`]+)`", row[3]):
         python, m, module, *arguments = shlex.split(code)
         assert (python, m) == ("python", "-m")
+        if (ROOT / module.replace(".", "/")).is_dir():
+            module += ".__main__"
         source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
         assert "cli.run(main" in source, f"{module} is no command"
         own = importlib.import_module(module).FLAGS

@@ -47,7 +47,7 @@ def first_page(
         "folder": str(workdir),
         "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
     }
-    terminal.header(lines, model_rows(params))
+    terminal.header(lines=lines, model_rows=model_rows(params))
     advice = "" if step else corpora.advice(config.data, exp.corpus)
     for note in filter(None, (advice, devices.check(devices.guess_platform()[0]), *notes)):
         terminal.note(note)

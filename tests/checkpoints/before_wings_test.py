@@ -18,6 +18,7 @@ from gptjax.checkpoints.run import open_run
 from gptjax.config.parse import from_dict
 from gptjax.config.schema import to_dict
 from gptjax.monitoring import metrics
+from gptjax.monitoring.console import Terminal
 
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "before_wings.json").read_text(encoding="utf-8"))
@@ -61,7 +62,7 @@ def test_it_samples_and_scores_as_it_did(kind, folder):
                 ["", "ab"], num_samples=2, seed=3, max_new_tokens=17, window=window, **settings
             )
             assert [sample.text for sample in made] == expected["samples"][f"{window} {name}"]
-    scored = evaluate.of_text(run, "score.txt", per_token=True)["per_token"]
+    scored = evaluate.of_text(run, "score.txt", True, Terminal())["per_token"]
     np.testing.assert_allclose([t["nats"] for t in scored], expected["nats"], atol=2e-5)
 
 

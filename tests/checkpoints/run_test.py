@@ -17,6 +17,7 @@ from gptjax.checkpoints import directory, store
 from gptjax.checkpoints.run import Run, open_for_command, open_run, runs_below, understand, which
 from gptjax.config.schema import CheckpointConfig, Config, to_dict
 from gptjax.errors import UserError
+from gptjax.monitoring.console import Terminal
 from gptjax.runtime.atomic_files import parse_json
 
 
@@ -203,8 +204,9 @@ def test_a_model_without_a_corpus_or_a_history_opens_and_writes_the_same(bare, r
 
 def test_a_model_without_a_corpus_or_a_history_scores_a_text(bare, run, tmp_path):
     (tmp_path / "letter.txt").write_text("abcab\nbada\ngabe\n", encoding="utf-8")
-    scored = evaluate.of_text(open_run(bare), str(tmp_path / "letter.txt"), per_token=True)
-    assert scored == evaluate.of_text(run, str(tmp_path / "letter.txt"), per_token=True)
+    asked = (str(tmp_path / "letter.txt"), True, Terminal())
+    scored = evaluate.of_text(open_run(bare), *asked)
+    assert scored == evaluate.of_text(run, *asked)
     assert len(scored["per_token"]) == 15
 
 
