@@ -26,7 +26,7 @@ def get_config(size=None):
     elif size in SIZES:
         config.why = f"{size}: as named on the command line"
     else:
-        raise UserError(f"configs/gpt.py has no size {size!r}: choose {' or '.join(SIZES)}")
+        raise UserError(f"gpt has no size {size!r}: choose {' or '.join(SIZES)}")
     config.name = f"gpt-{size}"
     config.data.name = "shakespeare"
     config.model.kind = "gpt"

@@ -34,7 +34,7 @@ RUNGS = tuple(BANDS)
 def get_config(rung="gpt"):
     """Every field of a rung's run."""
     if rung not in RUNGS:
-        raise UserError(f"configs/ladder.py has no rung {rung!r}: choose {', '.join(RUNGS)}")
+        raise UserError(f"ladder has no rung {rung!r}: choose {', '.join(RUNGS)}")
     config = gptjax_config.base()
     config.name = f"ladder-{rung}"
     config.data.name = "tinyshakespeare"

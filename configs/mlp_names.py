@@ -17,7 +17,7 @@ from gptjax.errors import UserError
 def get_config(recipe="adamw"):
     """Every field of the run; ``recipe`` is what stands after the colon on the command line."""
     if recipe not in ("adamw", "makemore"):
-        raise UserError(f"configs/mlp_names.py has no recipe {recipe!r}: choose adamw or makemore")
+        raise UserError(f"mlp_names has no recipe {recipe!r}: choose adamw or makemore")
     config = gptjax_config.base()
     config.name = "mlp-names"
     config.data.name = "names"

@@ -15,21 +15,26 @@ class UserError(ValueError):
 def did_you_mean(name: str, known: Iterable[str], show: Callable[[str], str] = str) -> str:
     """The end of a sentence that names the known name nearest to ``name``, "" if none is near.
 
-    Case does not count; names, perhaps dotted paths, are compared whole first, then by their last
-    parts. ``show``: how a name is written in the sentence.
+    The last parts of dotted paths are compared, dashes and case aside: four letters of five have to
+    agree, or all but for their order. ``show``: how a name is written in the sentence.
     """
-    whole = {other.casefold(): other for other in known}
-    last = {_last_part(folded): other for folded, other in reversed(whole.items())}
-    name = name.casefold()
-    if close := difflib.get_close_matches(name, whole, 1, 0.8):
-        return f" (did you mean {show(whole[close[0]])}?)"
-    if close := difflib.get_close_matches(_last_part(name), last, 1):
-        return f" (did you mean {show(last[close[0]])}?)"
-    return ""
+    wanted = last_part(name)
+    known_by: dict[str, list[str]] = {}
+    for other in known:
+        known_by.setdefault(last_part(other), []).append(other)
+    near = difflib.get_close_matches(wanted, known_by, 1, 0.8)
+    near = near or [last for last in known_by if sorted(last) == sorted(wanted)]
+    if not wanted or not near:
+        return ""
+    # Of equal last parts, the path that is most alike.
+    nearest = difflib.get_close_matches(name, known_by[near[0]], 1, 0)[0]
+    return f" (did you mean {show(nearest)}?)"
 
 
-def _last_part(name: str) -> str:
-    return name.rpartition(".")[2].lstrip("-")
+def last_part(name: str) -> str:
+    """What is compared of ``--config.model.N-layer``: n_layer."""
+    name = name.casefold().lstrip("-").replace("-", "_")
+    return name.rpartition(".")[2] or name
 
 
 def harmless(text: str) -> str:

@@ -1,4 +1,6 @@
 """Evaluate a run: the exact loss over a whole split, beside the counted bigram's, or over any text.
+± is the standard error of the choice of validation text: how much the mean would differ, for this
+model, on another text of this length; what another seed would change is not in it.
 
     python -m gptjax.evaluate --workdir=runs/gpt-small
     python -m gptjax.evaluate --workdir=runs/gpt-small --split=train --json
@@ -13,6 +15,7 @@ import functools
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,11 @@ from gptjax.data.dataset import Split
 from gptjax.data.text_file import read_text
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
+from gptjax.evaluation import run_table
+from gptjax.evaluation.baselines import block_losses, in_blocks
 from gptjax.evaluation.count_models import count_bigram_nats
 from gptjax.evaluation.loss_eval import Evaluator, figures
+from gptjax.evaluation.run_table import Blocks
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
 from gptjax.training import experiment
@@ -51,10 +57,14 @@ def main(args: Any) -> int:
     if args.json:
         print(json.dumps(metrics.plain(report), ensure_ascii=False))
         return 0
-    tokens = report.pop("per_token", [])
+    tokens, error = report.pop("per_token", []), report.pop("nats_per_token_error")
     for name, value in report.items():
         shown = f"{value:.4f}" if isinstance(value, float) else f"{value}"
+        if name == "nats_per_token" and error is not None:
+            shown += f" ± {error:.4f}"
         print(f"{name.replace('_', ' '):<28} {shown}")
+    if error is not None:
+        print(textwrap.fill(f"±: {run_table.ERROR_MEANS}", 98, subsequent_indent="  "))
     if tokens:
         print(f"\n{'row':>6} {'token':<12} {'probability':>11} {'nats':>8} {'rank':>6}")
     for token in tokens:
@@ -70,9 +80,9 @@ def of_split(
     if split not in exp.splits:
         raise UserError(f"--split={split!r} is unknown: choose {', '.join(exp.splits)}")
     told = functools.partial(busy, f"exact loss over {split}")
-    asked = exp.splits[split]
-    nats = exp.evaluator.exact_loss(exp.placement.put(run.params), asked, told)
-    report = {"split": split, **figures(nats, asked.n_predicted, asked.characters)}
+    asked, params = exp.splits[split], exp.placement.put(run.params)
+    blocks = block_losses(exp.evaluator, params, exp.splits, run.tokenizer, split, told)
+    report = {"split": split, **_figures(blocks, asked)}
     bigram = count_bigram_nats(exp.splits, run.tokenizer.vocab_size)[split]
     return report | _unknown(run.tokenizer, asked) | {"count_bigram_nats_per_token": bigram}
 
@@ -92,14 +102,21 @@ def of_text(run: Run, text_file: str, per_token: bool) -> dict[str, Any]:
         seen = f"each token is predicted from the {model.block_size} before it"
     rest = "one item a line, its end predicted too" if items else "the first token is not predicted"
     report: dict[str, Any] = {"text_file": text_file, "cut": f"{seen}; {rest}"}
-    report |= figures(float(scores.nats.mean()), len(scores.nats), split.characters)
-    report |= _unknown(tok, split)
+    row_nats = np.bincount(scores.row, scores.nats, len(split.first))
+    report |= _figures(in_blocks(split, row_nats), split) | _unknown(tok, split)
     if per_token:
         report["per_token"] = tokens = []
         for id, nats, rank, row in zip(*(column.tolist() for column in scores), strict=True):
             token = {"row": row, "id": id, "text": tok.token_text(id)}
             tokens.append(token | {"probability": math.exp(-nats), "nats": nats, "rank": rank})
     return report
+
+
+def _figures(blocks: Blocks, split: Split) -> dict[str, Any]:
+    """``loss_eval.figures`` with how sure the loss is, None of a text too short to say."""
+    nats, error = run_table.mean_and_error(blocks)
+    both = {"nats_per_token": nats, "nats_per_token_error": error}
+    return both | figures(nats, split.n_predicted, split.characters)
 
 
 def _unknown(tok: Tokenizer, split: Split) -> dict[str, float]:

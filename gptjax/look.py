@@ -7,7 +7,8 @@
     python -m gptjax.look --workdir=runs/mlp-names plane
 
 In: a work folder and a question. Out: next - probabilities as bars; near - whose embeddings point
-the same way; analogy A B C - what is to C as B is to A; plane - a picture of the embeddings.
+the same way; analogy A B C - what is to C as B is to A; plane - a picture of the embeddings. The
+first line says what the numbers are, and how many of how many are shown.
 """
 
 from __future__ import annotations
@@ -37,15 +38,26 @@ def bars(labels: Sequence[str], values: Sequence[float]) -> str:
     )
 
 
+def visible(text: str) -> str:
+    """A token as it can be told from nothing: white space in quotes."""
+    return repr(text) if text.isspace() else text
+
+
 def look_next(run: Run, words: Sequence[str], args: Any) -> str:
     """The distribution after the context, or after each of its places."""
     seen, p_SxV = probe.next_tokens(run, " ".join(words))
-    texts = [repr(text) if text.isspace() else text for text in probe.names(run)]
+    texts = list(map(visible, probe.names(run)))
     n = args.top or (5 if args.every_position else 27)
     best_SxN = np.argsort(-p_SxV, kind="stable")[:, :n]
+    tokens = f"{best_SxN.shape[1]:,} of {len(texts):,} tokens"
     if not args.every_position:
-        return bars([texts[i] for i in best_SxN[-1]], p_SxV[-1, best_SxN[-1]])
-    lines = []
+        after = repr(run.tokenizer.decode(seen))
+        best, left = best_SxN[-1], len(texts) - best_SxN.shape[1]
+        shown = bars([texts[i] for i in best], p_SxV[-1, best])
+        rest = max(0.0, 1 - float(p_SxV[-1, best].sum()))
+        head = f"probability of the next token after {after}: {tokens}"
+        return "\n".join([head, shown, *([f"{left:,} others: {rest:.4f}"] if left else [])])
+    lines = [f"probability of the next token after each place: {tokens}"]
     for t, p_V in enumerate(p_SxV):
         guesses = "  ".join(f"{texts[i]} {p_V[i]:.3f}" for i in best_SxN[t])
         came = f"   came: {texts[seen[t + 1]]} {p_V[seen[t + 1]]:.3f}" if t + 1 < len(seen) else ""
@@ -55,22 +67,31 @@ def look_next(run: Run, words: Sequence[str], args: Any) -> str:
 
 def look_near(run: Run, words: Sequence[str], args: Any) -> str:
     """The tokens whose vectors point most nearly as this one's."""
-    return bars(*zip(*probe.near(run, words[0], args.top or 10), strict=True))
+    return _cosines(f"to {words[0]}", *probe.near(run, words[0], args.top or 10))
 
 
 def look_analogy(run: Run, words: Sequence[str], args: Any) -> str:
     """What is to the third word as the second is to the first."""
-    return bars(*zip(*probe.analogy(run, words, args.top or 5), strict=True))
+    a, b, c = words
+    return _cosines(f"to {b} - {a} + {c}", *probe.analogy(run, words, args.top or 5))
+
+
+def _cosines(to: str, found: Sequence[tuple[str, float]], n_others: int) -> str:
+    head = f"cosine {to} (1: the same direction): {len(found):,} of {n_others:,} others"
+    texts, cosines = zip(*found, strict=True)
+    return f"{head}\n{bars(list(map(visible, texts)), cosines)}"
 
 
 def look_plane(run: Run, words: Sequence[str], args: Any) -> str:
     """Draw the embeddings on a plane, and say how much of them it shows."""
-    points, labels, how = probe.plane(run, words)
+    points, texts, how = probe.plane(run, words)
+    labels, title = list(map(visible, texts)), f"{run.config.name}: vectors of tokens"
     path = Path(args.out or Path(args.workdir) / "plane.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    title, n_tokens = f"{run.config.name}: {how}", run.tokenizer.vocab_size
-    why_none = plots.write_png(path, lambda: plots.plane_figure(points, labels, title))
-    return why_none or f"{path}: {len(labels)} of {n_tokens:,} tokens, {how}"
+    tokens = f"{len(labels):,} of {run.tokenizer.vocab_size:,} tokens"
+    what = f"{tokens}, {how}"
+    why_none, named = plots.plane(path, points, labels, title, what)
+    return why_none or "; ".join(filter(None, (f"{path}: {what}", named)))
 
 
 QUESTIONS = {  # name -> how it is answered, how many words it needs (None: any)

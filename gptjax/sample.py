@@ -10,65 +10,90 @@ In: a work folder and prompts. Out: texts on stdout; items (names) one a line.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gptjax.checkpoints.run import open_for_command
 from gptjax.cli import main as cli
-from gptjax.data.corpora import Corpus
+from gptjax.config.schema import WINDOWS
 from gptjax.data.text_file import read_text
 from gptjax.errors import UserError
-from gptjax.evaluation import memorization
-from gptjax.generation.decode import WINDOWS
-from gptjax.generation.generate import ITEMS_SHOWN, row_keys
-from gptjax.generation.stopping import Sample
 from gptjax.monitoring.console import Terminal, shown
+
+if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
+    import jax
+
+    from gptjax.checkpoints.run import Run
+    from gptjax.data.corpora import Corpus
+    from gptjax.generation.generate import Settings
+    from gptjax.generation.stopping import Sample
 
 SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 SETTINGS += ("stop", "window")  # the flags that are fields of ``Run.settings``
+ITEMS_SHOWN = 10
 
 
 def main(args: Any) -> int:
     """Print continuations of the prompts."""
-    run = open_for_command(args.workdir, args.checkpoint, Terminal(sys.stderr).warn)
-    prompts = list(args.prompt)
-    if args.prompt_file:
-        text = read_text(args.prompt_file)
-        prompts.append(text.removesuffix("\n") if run.items else text)
-    prompts = prompts or [""]
-    settings = run.settings(**{name: getattr(args, name) for name in SETTINGS})
-    one = ITEMS_SHOWN if run.items else 1
-    num_samples = one if args.num_samples is None else args.num_samples
-    if not 1 <= num_samples <= 2**20:
-        raise UserError(f"--num_samples={num_samples} must be 1 or more, at most {2**20:,}")
-    key_R = row_keys(args.seed, len(prompts), num_samples)
-    rows = [prompt for prompt in prompts for _ in range(num_samples)]
-    between = "\n" if run.items else f"\n{'─' * 40}\n"
+    if args.stream and (args.json or args.report):
+        raise UserError("--stream shows text as it is made: not with --json or --report")
+    with Terminal(sys.stderr) as terminal:
+        with terminal.doing("opening the run"):
+            from gptjax.checkpoints.run import open_for_command
+            from gptjax.generation.generate import row_keys
+
+            run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
+        prompts = list(args.prompt)
+        if args.prompt_file:
+            text = read_text(args.prompt_file)
+            prompts.append(text.removesuffix("\n") if run.items else text)
+        prompts = prompts or [""]
+        settings = run.settings(**{name: getattr(args, name) for name in SETTINGS})
+        one = ITEMS_SHOWN if run.items else 1
+        num_samples = one if args.num_samples is None else args.num_samples
+        if not 1 <= num_samples <= 2**20:
+            raise UserError(f"--num_samples={num_samples} must be 1 or more, at most {2**20:,}")
+        key_R = row_keys(args.seed, len(prompts), num_samples)
+        rows = [prompt for prompt in prompts for _ in range(num_samples)]
+        between = "\n" if run.items else f"\n{'─' * 40}\n"
+        if not args.stream:
+            corpus = None
+            if args.report:
+                with terminal.doing("reading the corpus"):
+                    corpus = run.read_corpus(Path(args.workdir))
+            with terminal.doing("writing"):
+                told = functools.partial(terminal.busy, "writing")
+                made = run.continue_rows(rows, key_R, settings, busy=told)
+                report = _report(corpus, made) if corpus else ""
     if args.stream:
-        if args.json or args.report:
-            raise UserError("--stream shows text as it is made: not with --json or --report")
-        for row, prompt in enumerate(rows):
-            print(shown((between if row else "") + prompt), end="", flush=True)
-            for piece in run.stream([prompt], key_R[row : row + 1], settings):
-                print(shown(piece.text), end="", flush=True)
-        print()
+        stream(run, rows, key_R, settings, between)
         return 0
-    corpus = run.read_corpus(Path(args.workdir)) if args.report else None
-    made = run.continue_rows(rows, key_R, settings)
     if args.json:
         for sample in made:
             print(json.dumps(dataclasses.asdict(sample), ensure_ascii=False))
     else:
         print(shown(between.join(sample.prompt + sample.text for sample in made)))
-    if corpus:
-        print(_report(corpus, made), file=sys.stderr if args.json else sys.stdout)
+    if report:
+        print(report, file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def stream(run: Run, rows: list[str], key_R: jax.Array, settings: Settings, between: str) -> None:
+    """Print each row's text as it is made."""
+    with Terminal() as screen:
+        for row, prompt in enumerate(rows):
+            screen.write(shown((between if row else "") + prompt))
+            for piece in run.stream([prompt], key_R[row : row + 1], settings):
+                screen.write(shown(piece.text))
+        screen.write("\n")
 
 
 def _report(corpus: Corpus, made: list[Sample]) -> str:
     """How much of what was made stands in the corpus already."""
+    from gptjax.evaluation import memorization
+
     if not corpus.is_items:
         longest = max((memorization.longest(s.text, corpus.splits["train"]) for s in made), key=len)
         return f"\nlongest passage of the training text: {len(longest)} characters, {longest!r}"

@@ -2,6 +2,7 @@
 
     python -m gptjax.train --config=configs/gpt.py
     python -m gptjax.train --config=configs/gpt.py --config.data.path=my.txt --workdir=runs/mine
+    python -m gptjax.train --workdir=runs/mine                     # goes on, with its own config
     python -m gptjax.train --config=configs/bigram.py --show_batch
 
 In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl (losses by step),
@@ -11,49 +12,108 @@ folder, it goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gptjax.cli import main as cli
-from gptjax.data.batching import get_batch
+from gptjax.config import ConfigDict, files, parse
+from gptjax.config.schema import Config
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import preemption
-from gptjax.training import experiment, nonfinite
-from gptjax.training.experiment import Experiment
-from gptjax.training.summary import why_no_band
-from gptjax.training.trainer import fit
+
+if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is said before
+    from gptjax.checkpoints.run import Run
 
 
-def batch_lines(exp: Experiment) -> Iterator[str]:
+def batch_lines(config: Config) -> Iterator[str]:
     """Page 3's walk-through for the real data: every context of a row, and its target."""
-    config, tok = exp.config, exp.tokenizer
+    from gptjax.data.batching import get_batch
+    from gptjax.training import experiment
+
+    exp = experiment.build(config)
     x_BxT, y_BxT, w_BxT = get_batch(exp.splits["train"], config.train.batch_size, config.seed)
     yield f"input shape: {x_BxT.shape}\ntarget shape: {y_BxT.shape}"
     yield f"input (xb):\n{x_BxT}\ntargets (yb):\n{y_BxT}\n-----"
-    for t in np.flatnonzero(w_BxT[0]):
+    for t in w_BxT[0].nonzero()[0]:
         context, target = x_BxT[0, : t + 1], int(y_BxT[0, t])
-        shown = f"{tok.decode(context)!r} -> {tok.token_text(target)!r}"
-        yield f"when input is {context.tolist()} the target is {target}   {shown}"
+        decode, shown = exp.tokenizer.decode, exp.tokenizer.token_text(target)
+        of = f"{decode(context)!r} -> {shown!r}"
+        yield f"when input is {context.tolist()} the target is {target}   {of}"
+
+
+def replay_lines(config: Config, workdir: Path, step: int) -> Iterator[str]:
+    """What is not finite in a step of a run."""
+    from gptjax.training import experiment, nonfinite
+
+    yield from nonfinite.lines(nonfinite.replay(experiment.build(config), workdir, step))
+
+
+def fit(config: Config, workdir: Path, terminal: Terminal, overridden: list[str]) -> None:
+    """``trainer.fit``, after saying what is trained; ``overridden``: fields set beside the file."""
+    terminal.title(config.title)
+    with terminal.doing("starting JAX"):
+        from gptjax.training import summary, trainer
+    trainer.fit(config, workdir, terminal, summary.why_no_band(overridden))
+
+
+def train_from_python(
+    config: str | Path | ConfigDict | Config,
+    workdir: str | Path | None,
+    overrides: Mapping[str, Any],
+) -> Run:
+    """What ``gptjax.train`` does; see there."""
+    if isinstance(config, Config):
+        settings = parse.settings_of(config)
+    elif isinstance(config, ConfigDict):
+        settings = copy.deepcopy(config)
+    else:
+        settings = files.load(str(config))
+    changed = parse.override(settings, overrides)
+    checked = parse.from_dict(settings)
+    workdir = folder(checked, workdir)
+    with Terminal() as terminal:
+        try:
+            fit(checked, workdir, terminal, changed)
+        except preemption.Stopped as stopped:
+            terminal.note(
+                f"{stopped.signal} at step {stopped.step:,}: saved; call it again to go on"
+            )
+            by_hand = stopped.signal == "SIGINT"
+            raise (KeyboardInterrupt if by_hand else SystemExit(preemption.CONTINUE_ME)) from None
+    from gptjax.checkpoints.run import open_run
+
+    return open_run(workdir)
+
+
+def folder(config: Config, workdir: str | Path | None) -> Path:
+    """Where a run lives, unless it is said: in runs/, by its name."""
+    return Path(os.path.expanduser(workdir) if workdir else Path("runs") / config.name)
+
+
+def saved_config(workdir: str) -> Config:
+    """The config in the newest checkpoint of a run."""
+    from gptjax.checkpoints import run
+
+    return run.saved_config(workdir)
 
 
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
-    workdir = Path(args.workdir or Path("runs") / args.config.name)
+    workdir = folder(args.config, args.workdir)
     if args.show_batch and args.replay_step is not None:
         raise UserError("--show_batch and --replay_step are two questions: ask one at a time")
     if args.show_batch:
-        print("\n".join(batch_lines(experiment.build(args.config))))
+        print("\n".join(batch_lines(args.config)))
     elif args.replay_step is not None:
-        found = nonfinite.replay(experiment.build(args.config), workdir, args.replay_step)
-        print("\n".join(nonfinite.lines(found)))
+        print("\n".join(replay_lines(args.config, workdir, args.replay_step)))
     else:
         with Terminal() as terminal:
             try:
-                fit(args.config, workdir, terminal, why_no_band(args.overridden))
+                fit(args.config, workdir, terminal, args.overridden)
             except preemption.Stopped as stopped:
                 terminal.note(str(stopped))
                 return preemption.CONTINUE_ME
@@ -67,4 +127,4 @@ FLAGS = [
 ]
 
 if __name__ == "__main__":
-    cli.run(main, about=__doc__, flags=FLAGS, config=True)
+    cli.run(main, about=__doc__, flags=FLAGS, config=True, saved=saved_config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pathlib
 import runpy
 import sys
 import types
@@ -14,6 +13,7 @@ import pytest
 import tiny_runs
 
 from gptjax.cli import main as cli
+from gptjax.data import text_file
 from gptjax.runtime import compilation_cache, run_lock
 from gptjax.training import experiment
 
@@ -56,6 +56,9 @@ def world(tmp_path_factory):
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
+    with open(folder / "sparse.txt", "wb") as file:
+        file.write(b"abc")
+        file.truncate(4 * 2**30)  # zeros that take no room
     tiny_runs.fit(tiny_runs.config(folder / "words.txt", train={"steps": 3}), folder / "run")
     return folder
 
@@ -135,6 +138,15 @@ CASES = [
     wrong("train", "optim.name=adamm", "'adamm'", "adamw"),
     wrong("train", "optim.schedule=linear", "'linear'", "cosine"),
     wrong("train", "optim.learning_rate=0", "optim.learning_rate=0", "above 0"),
+    wrong("train", "optim.learning_rate=1e308", "optim.learning_rate=1e+308", "at most 1e+38"),
+    wrong("train", "optim.warmup_steps=2147483648", "warmup_steps=2147483648", "2,147,483,647"),
+    wrong("train", "model.kind=gpt model.n_embd=200000", "GB", "for optimizer", "model.n_embd"),
+    wrong("train", "model.kind=gpt model.block_size=1000000", "causal masks of 2000.0 GB"),
+    wrong("train", "model.kind=gpt model.n_embd=900 train.batch_size=1048576", "1,048,576 rows"),
+    wrong("train", "data.path={w}/sparse.txt", "sparse.txt", "byte 3 is NUL"),
+    wrong("train", "--config.name=a\udcff", "not UTF-8"),
+    wrong("train", "--workdir={w}/a\udcff", "--workdir=", "not UTF-8"),
+    wrong("sample", "--workdir={w}/run --temperature=1e300", "temperature=1e+300", "1e+38"),
     wrong("train", "optim.learning_rate=nan", "optim.learning_rate=nan", "above 0"),
     wrong("train", "optim.learning_rate=inf", "optim.learning_rate=inf", "above 0"),
     wrong("train", f"optim.eps={10**400}", "optim.eps", "above 0"),
@@ -150,10 +162,10 @@ CASES = [
     wrong("train", "checkpoint.every_minutes=-1", "checkpoint.every_minutes=-1", "at least 0"),
     wrong("train", "checkpoint.on_full_disk=cry", "'cry'", "stop, continue"),
     wrong("train", "sample.temperature=-1", "sample.temperature=-1", "at least 0"),
-    wrong("train", "sample.temperature=inf", "sample.temperature=inf", "finite"),
+    wrong("train", "sample.temperature=inf", "sample.temperature=inf", "at most 1e+38"),
     wrong("train", "model.add_count=inf", "model.add_count=inf", "above 0"),
     wrong("train", "model.add_count=0", "model.add_count=0", "above 0"),
-    wrong("train", "optim.weight_decay=inf", "optim.weight_decay=inf", "finite"),
+    wrong("train", "optim.weight_decay=inf", "optim.weight_decay=inf", "at most 1e+38"),
     wrong("train", "model.kind=ngram model.block_size=5000", "block_size=5000", "smaller"),
     wrong("train", "sample.max_new_tokens=-5", "sample.max_new_tokens=-5", "at least 0"),
     wrong("train", "sample.prompt=ABC", "'A'", "U+0041", "vocabulary"),
@@ -276,14 +288,12 @@ def test_there_are_as_many_cases_as_promised():
 
 
 def test_a_file_that_may_not_be_read_is_refused(world, capsys, monkeypatch):
-    before, read = tree(world), pathlib.Path.read_bytes
+    before = tree(world)
 
-    def forbidden(path):
-        if path.name == "words.txt":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+    def forbidden(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(pathlib.Path, "read_bytes", forbidden)
+    monkeypatch.setattr(text_file, "open", forbidden, raising=False)
     code = call("train", *command_line("train", "", world))
     assert_refused(code, capsys, ["words.txt", "Permission denied"], world, before)
 
@@ -350,6 +360,12 @@ def test_the_commands_that_open_a_run_share_its_flags():
             found.add(name)
             assert all(any(flag is ours for ours in flags) for flag in cli.RUN_FLAGS)
     assert found == {"sample", "evaluate", "look"}
+
+
+def test_a_message_of_any_length_is_shown_by_its_ends(world, capsys):
+    assert call("sample", f"--{'x' * 100_000}=3") == 2
+    err = capsys.readouterr().err
+    assert len(err) < 1300 and "unknown flag --xxx" in err and err.endswith("see --help\n")
 
 
 def test_debug_shows_where_a_mistake_was_found(world, capsys):

@@ -97,6 +97,18 @@ def test_items_stand_one_a_line_and_their_end_is_predicted(call):
     assert "one item a line" in report["cut"]
 
 
+def test_a_text_has_the_error_of_its_split_and_a_short_one_has_none(call, folders):
+    """The file of val is cut as val is: the same blocks, and the same error."""
+    report = json.loads(call("gpt", "gpt.txt", "--checkpoint=last", "--json")[1])
+    summary = json.loads((folders["folder"] / "gpt/summary.json").read_text(encoding="utf-8"))
+    assert report["nats_per_token_error"] == pytest.approx(
+        summary["final_val_nats_error"], rel=1e-4
+    )
+    code, out, _ = call("gpt", "abcdefg")
+    assert code == 0 and "±" not in out and "per token error" not in out
+    assert json.loads(call("gpt", "abcdefg", "--json")[1])["nats_per_token_error"] is None
+
+
 def test_a_text_of_two_tokens_is_enough_and_of_one_is_not(call):
     report = json.loads(call("gpt", "ab", "--json")[1])
     assert report["tokens"] == report["characters"] == 1
@@ -141,12 +153,29 @@ def split_report(tmp_path, capsys):
 
 def test_a_split_of_the_corpus_is_reported_beside_the_count_bigram(split_report):
     summary, report = split_report("gpt", "--split=train")
-    names = "workdir step split nats_per_token bits_per_token nats_per_character bits_per_character"
-    names += " perplexity tokens characters count_bigram_nats_per_token"
+    names = "workdir step split nats_per_token nats_per_token_error bits_per_token"
+    names += " nats_per_character bits_per_character perplexity tokens characters"
+    names += " count_bigram_nats_per_token"
     assert list(report) == names.split() and (report["split"], report["step"]) == ("train", 2)
     assert report["nats_per_token"] == pytest.approx(summary["final_train_nats"], rel=1e-6)
+    assert report["nats_per_token_error"] > 0
     assert report["nats_per_character"] == report["nats_per_token"]  # a token is a character
     assert report["count_bigram_nats_per_token"] == summary["count_bigram_train_nats"]
+
+
+def test_the_error_is_the_summarys_and_is_explained(split_report, tmp_path, capsys):
+    summary, report = split_report("gpt")
+    error = report["nats_per_token_error"]
+    assert report["nats_per_token"] == summary["final_val_nats"]  # one loss, one number
+    assert error == summary["final_val_nats_error"] > 0
+    argv = ["gptjax.evaluate", f"--workdir={tmp_path / 'run'}", "--checkpoint=last"]
+    assert cli.call(evaluate.main, argv, flags=evaluate.FLAGS) == 0
+    said = capsys.readouterr().out
+    assert f"{report['nats_per_token']:.4f} ± {error:.4f}\n" in said
+    assert "±: standard error of the choice of validation text" in said
+    argv = ["gptjax.evaluate", "--help"]
+    assert cli.call(evaluate.main, argv, about=evaluate.__doc__, flags=evaluate.FLAGS) == 0
+    assert "± is the standard error of the choice" in capsys.readouterr().out
 
 
 def test_words_have_a_share_of_unknown_ones_and_more_characters_than_tokens(split_report):

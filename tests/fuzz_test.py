@@ -66,8 +66,8 @@ def test_any_json_is_a_config_or_is_refused(values):
 
 
 MEMORY = {"evaluated": 7, "best": {"step": 7, "val_nats": 2.5}, "pending": [[1.0, 0.5]]}
-MEMORY |= {"train_seconds": 1.0, "timed": [3, 0.5], "lines": 9}
-MEMORY |= {"evaluation_seconds": 0.2, "checkpoint_seconds": 0.1}
+MEMORY |= {"train_seconds": 1.0, "timed": [3, 0.5], "evaluation_seconds": 0.2}
+MEMORY |= {"checkpoint_seconds": 0.1, "lines": 9}
 META = {
     "config": schema.to_dict(schema.Config()),
     "tokenizer": {"kind": "char", "vocabulary": ["\n", "a", "b"]},

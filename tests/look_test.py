@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from gptjax import look, train
+from gptjax import look
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
 from gptjax.config import files, parse
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
+from gptjax.training.trainer import fit
 
 NAMES = "abi\nabia\nbia\niba\nbaab\nabba\nibi\naib\niia\nbab\n"
 TEXT = "so it is. it is so.\n" * 40
@@ -39,7 +40,7 @@ def run_of(tmp_path_factory):
                 part, _, leaf = field.partition("__")
                 config[part][leaf] = value
             with Terminal(io.StringIO()) as terminal:
-                train.fit(parse.from_dict(config), folder / name, terminal)
+                fit(parse.from_dict(config), folder / name, terminal)
             made[name] = folder / name
         return made[name]
 
@@ -59,12 +60,14 @@ def test_next_shows_the_27_classes_of_a_context(run_of, capsys):
     apart = capsys.readouterr().out
     ask(workdir, "next", "abi")
     assert capsys.readouterr().out == apart, "characters may stand apart or together"
-    shown = {line.split()[0]: float(line.split()[1]) for line in apart.splitlines()}
+    head, *lines = apart.splitlines()
+    assert head == "probability of the next token after '\\nabi': 4 of 4 tokens"
+    shown = {line.split()[0]: float(line.split()[1]) for line in lines}
     assert set(shown) == {"a", "b", "i", "\\n"}
     np.testing.assert_allclose(sum(shown.values()), 1, atol=2e-4)
     values = list(shown.values())
     assert values == sorted(values, reverse=True)
-    bars = [line.count("█") for line in apart.splitlines()]
+    bars = [line.count("█") for line in lines]
     assert max(bars) == look.BAR and bars == sorted(bars, reverse=True)
 
 
@@ -72,7 +75,8 @@ def test_next_shows_the_27_classes_of_a_context(run_of, capsys):
 def test_every_model_answers_at_every_position(kind, run_of, capsys):
     workdir = run_of(kind, NAMES)
     ask(workdir, "next", "a b i", every_position=True, top=2)
-    lines = capsys.readouterr().out.splitlines()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "probability of the next token after each place: 2 of 4 tokens"
     run = runs.open_run(workdir)
     slides = run.model.lookback == run.model.block_size - 1
     # The start and three characters; a model that does not slide sees its block alone.
@@ -84,29 +88,46 @@ def test_every_model_answers_at_every_position(kind, run_of, capsys):
 def test_five_guesses_stand_at_each_place_and_one_bar_is_enough(run_of, capsys):
     workdir = run_of("gpt", TEXT)
     ask(workdir, "next", "it", every_position=True)
-    lines = capsys.readouterr().out.splitlines()
+    _, *lines = capsys.readouterr().out.splitlines()
     guesses = [line.split(" -> ")[1].split("   came: ")[0] for line in lines]
     assert [len(guess.split("  ")) for guess in guesses] == [5, 5]
     ask(workdir, "next", "it")
-    bars = capsys.readouterr().out.splitlines()
+    _, *bars = capsys.readouterr().out.splitlines()
     assert len(bars) == 7
     ask(workdir, "next", "it", top=1)
-    assert capsys.readouterr().out.splitlines() == bars[:1]
+    head, first, rest = capsys.readouterr().out.splitlines()
+    assert head.endswith("after 'it': 1 of 7 tokens") and first == bars[0]
+    # What is not shown has what is left of the probability.
+    others = sum(float(line.replace("' '", "_").split()[1]) for line in bars[1:])
+    assert rest.startswith("6 others: ")
+    np.testing.assert_allclose(float(rest.split()[-1]), others, atol=4e-4)
 
 
 def test_near_and_analogy_answer_with_other_tokens(run_of, capsys):
     workdir = run_of("gpt", TEXT)
     ask(workdir, "near", "s", top=3)
-    near = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "cosine to s (1: the same direction): 3 of 6 others"
+    near = [line.split() for line in lines]
     assert len(near) == 3 and "s" not in [words[0] for words in near]
     ask(workdir, "analogy", "s", "o", "i")
-    analogy = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "cosine to o - s + i (1: the same direction): 4 of 4 others"
+    analogy = [line.split()[0] for line in lines]
     assert not {"s", "o", "i"} & set(analogy)
+
+
+def test_white_space_can_be_told_from_nothing(run_of, capsys):
+    workdir = run_of("gpt", TEXT)
+    for question in (["near", "s"], ["next", "it"]):
+        ask(workdir, *question)
+        assert any(line.startswith("' '  ") for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_word_is_answered_with_words(run_of, capsys):
     ask(run_of("bigram_embed", TEXT, tokenizer__kind="word"), "near", "it")
-    answers = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    _, *lines = capsys.readouterr().out.splitlines()
+    answers = [line.split()[0] for line in lines]
     assert sorted(answers) == ["is", "so"]
 
 
@@ -184,6 +205,6 @@ def test_the_question_stands_among_the_flags_in_any_order(run_of, capsys):
     for argv in ([workdir, "--top=2", "next", "a b i"], ["next", "a b i", workdir, "--top=2"]):
         assert call(*argv, "--nocompilation_cache") == 0
         answers.append(capsys.readouterr().out)
-    assert answers[0] == answers[1] and len(answers[0].splitlines()) == 2
+    assert answers[0] == answers[1] and len(answers[0].splitlines()) == 1 + 2 + 1
     assert call(workdir, "near", "--nocompilation_cache") == 2
     assert capsys.readouterr().err == "look: near needs 1 of the model's tokens, and got 0\n"

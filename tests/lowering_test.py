@@ -74,7 +74,7 @@ def test_generation_lowers_for_accelerators(lecture):
     model, params = CachedGPT.of(exp.model), jax.eval_shape(CachedGPT.prepare, state.params)
 
     def start(params, keys_B):
-        return decode.start(model, params, prompts, 100, keys_B)
+        return decode.start(model, params, prompts, keys_B)
 
     read = lowered(jax.jit(start), params, keys_B)
     rows = jax.eval_shape(start, params, keys_B)
@@ -86,11 +86,14 @@ def test_generation_lowers_for_accelerators(lecture):
         drawn = lowered(decode._draw_tokens, model, source, params, rows, sampler, INT, INT)
         assert [aval.shape for aval in drawn.out_avals] == [a.shape for a in jax.tree.leaves(rows)]
     lowered(decode._refill, model, params, rows)
+    lowered(decode._keep_end, model.block_size + 1, rows)
 
 
 def test_the_notes_generate_lowers_for_accelerators(lecture):
     exp, state, _ = lecture
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
     idx = shape((B, 3), jnp.int32)
-    (made,) = lowered(generate, exp.model, state.params, idx, 100, keys_B).out_avals
+    (made,) = lowered(
+        jax.jit(generate, static_argnums=(0, 3)), exp.model, state.params, idx, 100, keys_B
+    ).out_avals
     assert made.shape == (B, 103)

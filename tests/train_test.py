@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import evaluate, sample, train
+from gptjax import evaluate, sample
 from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
 from gptjax.evaluation import loss_eval
 from gptjax.generation import generate
 from gptjax.monitoring import metrics
-from gptjax.training import experiment
+from gptjax.training import experiment, summary
 
+train = importlib.import_module("gptjax.train")  # gptjax.train is the function
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -104,7 +106,8 @@ def test_a_config_trains_evaluates_and_samples_by_its_command(config, kind, more
 
 def call(module, *argv: str, flags=None) -> int:
     flags = module.FLAGS if flags is None else flags
-    return cli.call(module.main, ["gptjax.train", *argv], flags=flags, config=module is train)
+    more = {"config": True, "saved": runs.saved_config} if module is train else {}
+    return cli.call(module.main, ["gptjax.train", *argv], flags=flags, **more)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no broken pipes")
@@ -125,17 +128,26 @@ def test_a_reader_that_goes_ends_the_run_as_it_ends_any_program_in_a_pipe(text, 
     assert run.wait(120) == 141 and "Traceback" not in said and "Exception" not in said, said
 
 
-def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
+def test_what_is_trained_is_said_before_jax_is_imported(text, tmp_path):
+    (tmp_path / "jax.py").write_text("raise SystemExit(7)")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "gptjax.train", "--config=bigram", "--config.why=a test"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "bigram (a test)\n", "")
+
+
+def test_a_run_traces_four_functions_once_each(text, tmp_path, monkeypatch):
     seen, build = [], experiment.build
     monkeypatch.setattr(experiment, "build", lambda *args: (seen.append(build(*args)), seen[-1])[1])
-    shared = (loss_eval.forward, generate.generate)
+    shared = (loss_eval.forward, generate.append)
     before = [function._cache_size() for function in shared]
     config = f"--config={ROOT / 'configs/gpt.py:small'}"
     assert call(train, config, f"--workdir={tmp_path / 'run'}", *small(text, "stream", *GPT)) == 0
     (exp,) = seen
     after = [function._cache_size() for function in shared]
     assert exp.train_chunk._cache_size() == 1
-    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+    # The sums of batches (estimates, train), of rows (val, in blocks); the preview.
+    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -143,19 +155,18 @@ def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     [
         (["seed", "data.name", "data.path", "checkpoint.every_steps", "sample.prompt"], ""),
         (["train.skip_nonfinite", "train.chunk_steps", "train.eval_every", "name"], ""),
-        (["seed", "train.steps", "optim.eps"], "(train.steps, optim.eps)"),
+        (["seed", "train.steps", "optim.eps"], "train.steps, optim.eps"),
     ],
 )
 def test_a_band_holds_until_something_changes_a_number(overridden, named):
-    why = train.why_no_band(overridden)
-    assert why.endswith(named) and bool(why) == bool(named)
+    assert summary.why_no_band(overridden) == named
 
 
 def test_no_steps_evaluate_the_fresh_model_and_end(text, tmp_path, capsys):
     flags = [f"--config={ROOT / 'configs/bigram.py'}", f"--workdir={tmp_path / 'run'}"]
     assert call(train, *flags, *small(text), "--config.train.steps=0") == 0
-    summary = runs.summary(tmp_path / "run")
-    assert summary["steps"] == 0 and summary["final_val_nats"] > summary["count_bigram_val_nats"]
+    found = runs.summary(tmp_path / "run")
+    assert found["steps"] == 0 and found["final_val_nats"] > found["count_bigram_val_nats"]
     assert "token_embedding_table" in capsys.readouterr().out
 
 
@@ -202,7 +213,11 @@ def test_a_changed_corpus_is_refused(text, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "kind, said",
-    [("verdict in the band", "as expected"), ("out of it", "expected"), ("none", "no band")],
+    [
+        ("verdict in the band", ": as expected, 0.00–9.00 nats per token; "),
+        ("out of it", " better than expected, 8.00–9.00 nats per token"),
+        ("none", ", which a table of pairs can reach: raise train.steps"),
+    ],
 )
 def test_the_verdict_holds_for_the_settings_it_was_measured_with(
     kind, said, text, tmp_path, capsys
@@ -218,7 +233,60 @@ def test_the_verdict_holds_for_the_settings_it_was_measured_with(
     path = tmp_path / "banded.py"
     path.write_text("\n".join([*lines, " return config", ""]), encoding="utf-8")
     assert call(train, f"--config={path}", f"--workdir={tmp_path / 'run'}") == 0
-    assert said in capsys.readouterr().out.splitlines()[-1]
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert said in verdict and verdict.count("expected") == (kind != "none")
+
+
+@pytest.fixture
+def banded(text, tmp_path):
+    """A config file with a band for its text that holds for anything."""
+    plain = tmp_path / "words"  # a ConfigDict takes no dots in names
+    plain.write_bytes(text.read_bytes())
+    lines = ["from gptjax import config as c", "def get_config():", " config = c.base()"]
+    lines += [f" config.data.path = {str(plain)!r}", " config.model.kind = 'bigram'"]
+    lines += [" config.train.update(steps=1, batch_size=4, eval_iters=2)"]
+    lines += [f" config.expected[{plain.name!r}] = (0.0, 9.0)", " return config", ""]
+    path = tmp_path / "banded.py"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return f"--config={path}"
+
+
+def test_a_folder_alone_continues_its_run_with_its_own_config(banded, tmp_path, capsys):
+    run = f"--workdir={tmp_path / 'run'}"
+    assert call(train, banded, run, "--config.seed=5") == 0
+    before = runs.saved_config(tmp_path / "run")
+    (tmp_path / "banded.py").unlink()
+    capsys.readouterr()
+    assert call(train, run) == 0
+    said = capsys.readouterr().out
+    assert "continuing at step 1" in said and "as expected, 0.00–9.00" in said.splitlines()[-1]
+    assert call(train, run, "--config.train.steps=3") == 0
+    after = runs.saved_config(tmp_path / "run")
+    assert (after.train.steps, after.seed, after.model) == (3, 5, before.model)
+    assert runs.summary(tmp_path / "run")["steps"] == 3
+    assert call(train, run, "--print_config", "--config.train.steps=4") == 0
+    shown = capsys.readouterr().out
+    assert "--config.train.steps=4 " in shown and "--config.seed=5 " in shown
+
+
+def test_a_band_that_does_not_hold_for_a_run_does_not_when_it_is_continued_either(
+    banded, tmp_path, capsys
+):
+    run = f"--workdir={tmp_path / 'run'}"
+    assert call(train, banded, run, "--config.optim.eps=1e-3") == 0
+    assert call(train, run) == 0
+    verdicts = [x for x in capsys.readouterr().out.splitlines() if x.startswith("val ")]
+    assert len(verdicts) == 2 and not any("as expected" in verdict for verdict in verdicts)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_config_too(banded, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert call(train, banded, f"--workdir={run}", "--config.train.eval_every=1") == 0
+    assert runs.saved_config(run).train.eval_every == 1
+    newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name[5]))
+    (newest / "manifest.json").write_text("{}")
+    assert runs.saved_config(run).train.eval_every == 1
+    assert runs.saved_config(tmp_path) is None
 
 
 def test_the_default_folder_is_named_after_the_run(text, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from gptjax.bench import peers
+from gptjax.config.schema import WINDOWS
 from gptjax.generation import decode, sampling
 from gptjax.models.gpt import GPTLanguageModel
 
@@ -45,7 +46,7 @@ class Work(NamedTuple):
 WORKS = (
     Work(256, 384, 6, 6, batch_size=1, tokens=250),
     Work(256, 384, 6, 6, batch_size=32, tokens=250, peers=False),
-    Work(64, 128, 4, 4, batch_size=1, tokens=1000, windows=decode.WINDOWS),
+    Work(64, 128, 4, 4, batch_size=1, tokens=1000, windows=WINDOWS),
 )
 
 
@@ -61,17 +62,18 @@ class Ours:
         """After one token in each row, as ``gptjax.sample`` begins a text."""
         keys, begin = jax.random.split(jax.random.key(0), batch_size), time.perf_counter()
         prompts = [np.zeros(1, np.int32)] * batch_size
-        state = decode.start(self.model, self.params, prompts, tokens, keys)
-        state = decode.advance(self.model, window, self.params, state, SAMPLER, tokens)
+        state = decode.start(self.model, self.params, prompts, keys)
+        for done in range(0, tokens, decode.ROOM):
+            n = min(decode.ROOM, tokens - done)
+            state = decode.advance(self.model, window, self.params, state, SAMPLER, n)
         jax.block_until_ready(state)
         return time.perf_counter() - begin
 
     def write_around(self, position: int, tokens: int) -> float:
         """``tokens`` tokens, those around ``position``; reading what is before takes no time."""
         prompt = np.zeros(position - tokens // 2, np.int32)
-        room = self.model.block_size - len(prompt)  # the same buffer for every position
         keys = jax.random.split(jax.random.key(0), 1)
-        state = jax.block_until_ready(decode.start(self.model, self.params, [prompt], room, keys))
+        state = jax.block_until_ready(decode.start(self.model, self.params, [prompt], keys))
         begin = time.perf_counter()
         state = decode.advance(self.model, "exact", self.params, state, SAMPLER, tokens)
         jax.block_until_ready(state)

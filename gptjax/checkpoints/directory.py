@@ -79,7 +79,7 @@ def first_sound(workdir: Path, which: str | int, read: Callable[[Slot], Any]) ->
     if not found:
         raise UserError(
             f"{str(workdir)!r} holds no checkpoint: train one there, "
-            f"python -m gptjax.train --config=configs/gpt.py --workdir={workdir}"
+            f"python -m gptjax.train --config=gpt --workdir={workdir}"
         )
     steps = ", ".join(str(step) for step in available(workdir))
     if which != "last":

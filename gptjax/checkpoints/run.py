@@ -6,24 +6,27 @@ alone: it may be copied anywhere, and needs neither the corpus nor a history of 
 
 import contextlib
 import dataclasses
+import html
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax import models
-from gptjax.checkpoints import store
+from gptjax.checkpoints import directory, store
 from gptjax.config import parse
+from gptjax.config.foreign_names import nearest
 from gptjax.config.schema import Config
 from gptjax.data import corpora, tokenizers
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
-from gptjax.generation.generate import Piece, Sample, Settings
+from gptjax.generation.generate import Busy, Piece, Sample, Settings
 from gptjax.runtime.atomic_files import read_json
 
 METRICS, SUMMARY, RECORD, CURVE = "metrics.jsonl", "summary.json", "run.json", "loss.png"
@@ -32,6 +35,8 @@ JSON_LIMIT = 2**24  # bytes of summary.json and run.json that are read
 # Figures that every summary.json holds, and that others show.
 SHOWN = ("steps", "final_train_nats", "final_val_nats", "best_val_nats", "best_step")
 SHOWN += ("train_seconds", "tokens_per_second")
+SIZES = ("n_layer", "n_head", "n_embd", "n_hidden", "block_size", "vocab_size")
+RUNS_SHOWN = 10
 _SHA256 = re.compile("[0-9a-f]{64}")
 OnText = Callable[[int, str], None] | None
 
@@ -47,6 +52,32 @@ class Run:
     step: int
     data: dict[str, Any] | None = None  # of ``Corpus.facts``; None where nothing is known of it
     notices: tuple[str, ...] = ()
+    val_nats: float | None = None  # over the whole split, where summary.json has it of this step
+
+    def __repr__(self) -> str:
+        facts = self.facts()
+        sizes = ", ".join(f"{name}={facts[name]}" for name in SIZES if name in facts)
+        val = "" if self.val_nats is None else f", val {facts['val, nats per token']}"
+        rest = f"{sizes}; step {facts['step']}{val}; {facts['parameters']} parameters"
+        return f"<Run {facts['name']}: {facts['kind']}, {rest}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's table."""
+        rows = (
+            f"<tr><th>{name}</th><td>{html.escape(f)}</td></tr>" for name, f in self.facts().items()
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+    def facts(self) -> dict[str, str]:
+        """What can be said of it at a glance, as text."""
+        has = {field.name for field in dataclasses.fields(self.model)}
+        val = {} if self.val_nats is None else {"val, nats per token": f"{self.val_nats:.4f}"}
+        return (
+            {"name": repr(self.config.name), "kind": self.config.model.kind}
+            | {name: f"{getattr(self.model, name):,}" for name in SIZES if name in has}
+            | {"step": f"{self.step:,}", **val}
+            | {"parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}"}
+        )
 
     @property
     def items(self) -> bool:
@@ -57,30 +88,45 @@ class Run:
         self,
         prompt: str | Sequence[str] = "",
         *,
+        max_new_tokens: int = 500,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        stop: str | Sequence[str] = (),
+        window: str = "exact",
         num_samples: int = 1,
         seed: int = 0,
         on_text: OnText = None,
-        **settings: Any,
+        **unknown: Never,
     ) -> list[Sample]:
-        """Continue each prompt ``num_samples`` times: text, ids, log_probs, and why it stopped.
-
-        An empty prompt begins as the corpus does. ``on_text`` is called with (row, new text) while
-        it is made. For the other arguments see ``settings``. UserError names a setting out of its
-        range, or a character outside the vocabulary.
-        """
+        """What ``gptjax.generate`` does; see there."""
+        if unknown:
+            known = list(inspect.signature(self.generate).parameters)[:-1]
+            name, these = next(iter(unknown)), ", ".join(known)
+            raise UserError(f"unknown setting {name}{nearest(name, known)}; there are {these}")
         if num_samples < 1:
             raise UserError(f"num_samples={num_samples} must be 1 or more")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         key_R = generate.row_keys(seed, len(prompts), num_samples)
         rows = [p for p in prompts for _ in range(num_samples)]
-        return self.continue_rows(rows, key_R, self.settings(**settings), on_text)
+        settings = self.settings(
+            max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, window
+        )
+        return self.continue_rows(rows, key_R, settings, on_text)
 
     def continue_rows(
-        self, prompts: Sequence[str], key_R: jax.Array, settings: Settings, on_text: OnText = None
+        self,
+        prompts: Sequence[str],
+        key_R: jax.Array,
+        settings: Settings,
+        on_text: OnText = None,
+        busy: Busy = None,
     ) -> list[Sample]:
         """``generate.continue_rows`` with this run's model."""
         model, params, tok = self.model, self.params, self.tokenizer
-        return generate.continue_rows(model, params, tok, prompts, key_R, settings, on_text)
+        return generate.continue_rows(model, params, tok, prompts, key_R, settings, on_text, busy)
 
     def stream(
         self, prompts: Sequence[str], key_R: jax.Array, settings: Settings
@@ -119,7 +165,7 @@ class Run:
         top_p: float | None = None,
         min_p: float | None = None,
         repetition_penalty: float | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         window: str = "exact",
     ) -> Settings:
         """The settings of a generation, checked; see ``sampling`` and ``decode.advance``."""
@@ -144,12 +190,15 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
     like = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
     found = store.restore(workdir, which, {"params": like}, only_params=True)
     saved = understand(workdir, found.meta)  # of an earlier step, if the last is damaged
-    notices = tuple(found.notices)
-    return Run(saved.config, tok, model, found.tree["params"], found.step, saved.data, notices)
+    of_step, params = exact_val_nats(workdir), found.tree["params"]
+    notices, val_nats = tuple(found.notices), of_step.get(found.step)
+    return Run(saved.config, tok, model, params, found.step, saved.data, notices, val_nats)
 
 
 def open_for_command(workdir: str, checkpoint: str, warn: Callable[[str], None]) -> Run:
     """Open the run that ``--workdir`` and ``--checkpoint`` name; ``warn`` is told of damage."""
+    if not workdir:
+        raise UserError(f"--workdir is missing{runs_below('runs')}")
     run = open_run(Path(workdir), which(checkpoint))
     for notice in run.notices:
         warn(notice)
@@ -200,6 +249,42 @@ def summary(workdir: Path) -> dict[str, Any] | None:
     figures = read_json(workdir / SUMMARY, JSON_LIMIT)
     is_whole = isinstance(figures, dict) and all(is_number(figures.get(name)) for name in SHOWN)
     return figures if is_whole else None
+
+
+def exact_val_nats(workdir: Path) -> dict[int, float]:
+    """Step -> loss over the whole val split, nats per token: of the last step and the best."""
+    figures = summary(workdir)
+    if figures is None:
+        return {}
+    best = {figures["best_step"]: figures["best_val_nats"]}
+    return {figures["steps"]: figures["final_val_nats"]} | best
+
+
+def saved_config(workdir: str) -> Config | None:
+    """The config of the newest sound checkpoint in a folder; None where there is none at all."""
+    if not directory.available(Path(workdir)):
+        return None
+    return understand(Path(workdir), store.read_meta(Path(workdir))[1]).config
+
+
+def runs_below(top: str) -> str:
+    """The end of a sentence: the newest runs in a folder or in one of its folders."""
+    folders = [path for deep in ("*", "*/*") for path in Path(top).glob(f"{deep}/checkpoints")]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    runs = [folder.parent for folder in folders if directory.available(folder.parent)]
+    if not runs:
+        return (
+            f", and there is no run below {top}/: train one, python -m gptjax.train --config=gpt "
+            f"--workdir={top}/mine"
+        )
+    said = []
+    for run in runs[:RUNS_SHOWN]:
+        figures = summary(run)
+        step = figures["best_step"] if figures else directory.last(run)
+        val = f", val {figures['best_val_nats']:.4f}" if figures else ""
+        said.append(f"{run} (step {step:,}{val})")
+    more = f" and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
+    return f": name a run, such as --workdir={runs[0]}; newest first: {', '.join(said)}{more}"
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:

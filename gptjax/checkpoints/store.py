@@ -6,10 +6,14 @@ a manifest that seals them. It gets its name when it is complete: kill the run w
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
+import os
 import shutil
+import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +28,8 @@ from gptjax.errors import UserError
 from gptjax.runtime import atomic_files
 
 PARTS = ("params", "rest")  # apart, so that sampling reads only params
+# Beside the arrays: what orbax writes of them, some 20 files and a folder for each part.
+OVERHEAD_BYTES, OVERHEAD_FILES = 2**19, 70
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -49,7 +55,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         # The newest one's step; whoever finds that one damaged knows better and says so.
         self.safe = directory.last(workdir)
         self._pending: tuple[int, Future] | None = None
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(_quiet_after_failures())
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._open.enter_context(self._thread)
         _orbax()  # imports for half a second: better here than between two steps
 
     def save(self, step: int, state: dict[str, Any], meta: dict, *, best: bool = False) -> None:
@@ -90,12 +99,13 @@ class Checkpoints(contextlib.AbstractContextManager):
     def __exit__(self, kind, error, trace) -> None:
         # A failed write must not hide the error that ended the run.
         hidden = (UserError,) if kind else ()
-        with contextlib.suppress(*hidden), self._thread:
+        with contextlib.suppress(*hidden), self._open:
             self.wait()
 
     def _write(self, step: int, host: dict[str, dict], meta: str, best: bool) -> None:
         unfinished = self._folder / f"{directory.UNFINISHED}{step}"
         directory.remove(unfinished)
+        self._require_room(sum(a.nbytes for arrays in host.values() for a in arrays.values()))
         try:
             unfinished.mkdir()
             for part, arrays in host.items():
@@ -115,17 +125,55 @@ class Checkpoints(contextlib.AbstractContextManager):
         for old in directory.superfluous(slots, new, self._config.keep_last):
             directory.delete(old)
 
+    def _require_room(self, n_bytes: int) -> None:
+        """Find a full disk before orbax does, whose threads would each complain of it."""
+        n_bytes += OVERHEAD_BYTES
+        free_bytes, free_files = _room(self._folder)
+        if free_bytes < n_bytes or (free_files or OVERHEAD_FILES) < OVERHEAD_FILES:
+            needs = f"it needs {n_bytes / 1e6:.1f} MB and {OVERHEAD_FILES} files"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}")
+
     def _explain(self, step: int, error: Exception) -> str:
-        why = " ".join(str(error).split())[:200]
+        line = f"the checkpoint of step {step} could not be written to {self._folder}"
+        if not self._folder.is_dir():
+            return f"{line}: the folder is gone, and with it what was saved there"
+        full = os.strerror(errno.ENOSPC)
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        if full in str(error) and not why.startswith(full):  # orbax names a file of its own
+            why = full
         with contextlib.suppress(OSError):
-            why += f"; {shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free"
+            free_bytes, free_files = _room(self._folder)
+            files = "" if free_files is None else f" and {free_files:,} files"
+            why += f"; {free_bytes / 1e6:.1f} MB{files} are free"
         kept = "there is no other" if self.safe is None else f"that of step {self.safe} is kept"
         stops = self._config.on_full_disk == "stop"
         way_out = " and start again, or set checkpoint.on_full_disk=continue" if stops else ""
-        return (
-            f"the checkpoint of step {step} could not be written to {self._folder} ({why}); "
-            f"{kept}: make room{way_out}"
-        )
+        return f"{line} ({why}); {kept}: make room{way_out}"
+
+
+def _room(folder: Path) -> tuple[int, int | None]:
+    """Bytes and files (None: without a limit, or unknown) for which a disk has room."""
+    if not hasattr(os, "statvfs"):  # Windows
+        return shutil.disk_usage(folder).free, None
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
+
+
+@contextlib.contextmanager
+def _quiet_after_failures() -> Iterator[None]:
+    """A ``with`` in which writes that orbax gave up print no traceback each as they come back."""
+    before = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+    try:
+        yield
+    finally:
+        if sys.excepthook is hook:
+            sys.excepthook = before
 
 
 class Restored(NamedTuple):
@@ -199,10 +247,8 @@ def _read_part(folder: Path, part: str, saved: dict[str, list], tree: Any) -> An
 
 @functools.cache
 def _orbax() -> Any:
-    """orbax.checkpoint, imported when it is needed and silent about its daily work."""
+    """orbax.checkpoint, imported when needed and silent: its errors are raised, too."""
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").addFilter(
-        lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
-    )
     return ocp

@@ -9,7 +9,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
-from gptjax.config import files, parse, schema
-from gptjax.errors import UserError, did_you_mean
+from gptjax.config import files, parse
+from gptjax.config.foreign_names import nearest
+from gptjax.config.schema import Config, fields
+from gptjax.errors import UserError
 
 
 class _Integer(absl_flags.IntegerParser):
@@ -95,13 +97,17 @@ RUN_FLAGS = (
 
 
 def read(
-    argv: Sequence[str], flags: Sequence[Flag], config: bool, words: str = ""
+    argv: Sequence[str],
+    flags: Sequence[Flag],
+    config: bool,
+    words: str = "",
+    saved: Callable[[str], Config | None] = lambda workdir: None,
 ) -> SimpleNamespace:
     """The flags of a command line as attributes, its own and those that every command has.
 
-    ``argv`` begins with the command's name; ``config``, ``words`` and what they add are those of
-    ``main.call``. After ``--help`` nothing else has been looked at. UserError: a mistake on the
-    command line or in the config file.
+    ``argv`` begins with the command's name; ``config``, ``words``, ``saved`` and what they add are
+    those of ``main.call``. After ``--help`` nothing else has been looked at. UserError: a mistake
+    on the command line or in the config file.
     """
     flags = every(flags, config)
     kinds = {f"--{flag.name}": flag.choices or flag.type for flag in flags}
@@ -124,10 +130,12 @@ def read(
             if path.startswith("~"):
                 user = path.partition("/")[0]
                 raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
+            if any("\ud800" <= char <= "\udfff" for char in path):  # of bytes that are not UTF-8
+                raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
             setattr(args, folder, path)
     values = _flag_values()
     if config:
-        settings = files.load(args.config)
+        settings = files.load(args.config) if args.config else _saved_settings(args, saved)
         written = settings.copy_and_resolve_references()
         _override(values, settings, args.config, rest, kinds)
     rest = _parse(values, rest, kinds, known_only=False)
@@ -143,11 +151,24 @@ def read(
     return args
 
 
+def _saved_settings(args: SimpleNamespace, saved: Callable) -> ConfigDict:
+    """Without --config: those of the run in the folder, or a UserError that says what to give."""
+    workdir = getattr(args, "workdir", "")
+    if workdir and (config := saved(workdir)):
+        return parse.settings_of(config)
+    no_run = f"{workdir} holds no run to continue, and " if workdir else ""
+    way_out = "" if workdir else "; to continue a run, name its folder with --workdir"
+    raise UserError(
+        f"{no_run}--config is missing: to train, choose one of {', '.join(files.names())}"
+        f"{way_out}; --help says more"
+    )
+
+
 def _override(
     values: absl_flags.FlagValues, settings: ConfigDict, file: str, rest: list[str], kinds: dict
 ) -> None:
     """Define flags that set the fields of a config; their kinds are added to ``kinds``."""
-    kinds |= {f"--config.{field.path}": field.type for field in schema.fields(schema.Config())}
+    kinds |= {f"--config.{field.path}": field.type for field in fields(Config())}
     for argument in rest[1:]:
         named = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         name = f"--config.{named[1]}" if named else ""
@@ -155,7 +176,7 @@ def _override(
             continue
         if inside := [known for known in kinds if known.startswith(f"{name}.")]:
             raise UserError(f"{name} is a group of fields: set one of them, such as {inside[0]}")
-        near = did_you_mean(name, kinds)
+        near = nearest(name, kinds)
         raise UserError(f"unknown field {name}{near}; --print_config lists them all")
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
@@ -169,8 +190,8 @@ def _override(
 def every(flags: Sequence[Flag], config: bool) -> list[Flag]:
     """The command's own flags, then those that every command has."""
     if config:
-        names = ", ".join(files.names())
-        about = f"a .py file with get_config(), or one of {names}; gpt:small names a size"
+        about = f"a .py file with get_config(), or one of {', '.join(files.names())}; gpt:small "
+        about += "names a size; without it the run in --workdir goes on with its own"
         shown = "list every field with the value in force, and end"
         flags = [*flags, Flag("config", "", about), Flag("print_config", False, shown)]
     return [
@@ -196,7 +217,7 @@ def _parse(
         return values(argv, known_only=known_only)
     except absl_flags.UnrecognizedFlagError as error:
         name = f"--{error.flagname}"
-        raise UserError(f"unknown flag {name}{did_you_mean(name, kinds)}; see --help") from error
+        raise UserError(f"unknown flag {name}{nearest(name, kinds)}; see --help") from error
     except absl_flags.IllegalFlagValueError as error:
         # absl: "flag --name=value: reason", the reason in Python's words.
         text = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")

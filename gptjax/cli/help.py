@@ -26,7 +26,11 @@ def help_page(command: str, about: str, flags: Iterable[Flag], config: Config | 
     """
     about = inspect.cleandoc(about)
     examples = [line for line in about.split("\n") if line.startswith("    ")]
-    parts = [f"usage: python -m {command} [--flag=value ...]", about.split("\n\n")[0]]
+    if " " in command:  # the console's gptjax train
+        examples = [line.replace("python -m gptjax.", "gptjax ") for line in examples]
+    else:
+        command = f"python -m {command}"
+    parts = [f"usage: {command} [--flag=value ...]", about.split("\n\n")[0]]
     parts += ["\n".join(examples)] if examples else []
     parts.append(table([(_flag(f.name, f.value), _kind(f.type), f.meaning) for f in flags]))
     if config is not None:

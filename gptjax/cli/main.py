@@ -21,9 +21,13 @@ from gptjax.cli import help
 from gptjax.cli.flags import RUN_FLAGS, Flag
 from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
-from gptjax.runtime import compilation_cache
+from gptjax.runtime import compilation_cache, devices, preemption
+
+LONGEST_LINE = 1200  # characters of what is said of a mistake
 
 __all__ = ["RUN_FLAGS", "Flag", "call", "run"]
+
+called_as: str | None = None  # "gptjax train", where not Python was told which module to run
 
 
 def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
@@ -36,7 +40,8 @@ def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
             stream.reconfigure(encoding="utf-8", errors="replace")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
-    sys.exit(call(main, [name, *sys.argv[1:]], **how))
+    with preemption.insist():
+        sys.exit(call(main, [called_as or name, *sys.argv[1:]], **how))
 
 
 def call(
@@ -47,6 +52,7 @@ def call(
     flags: Sequence[Flag] = (),
     config: bool = False,
     words: str = "",
+    saved: Callable[[str], Config | None] = lambda workdir: None,
 ) -> int:
     """What ``run`` does, without ending the process.
 
@@ -56,6 +62,7 @@ def call(
       about: the command's docstring, for the help page.
       config: whether the command takes ``--config=file`` and ``--config.field=value``: ``main``
         gets ``.config`` (a checked ``Config``) and ``.overridden`` (the dotted fields they set).
+      saved: without ``--config``, the config of the run in a folder; None where there is none.
       words: the attribute that gets the arguments that are no flags; "" refuses them.
 
     Returns:
@@ -64,7 +71,7 @@ def call(
     """
     code = 0
     try:
-        args = command_flags.read(argv, flags, config, words)
+        args = command_flags.read(argv, flags, config, words, saved)
         if args.help:
             every = command_flags.every(flags, config)
             print(help.help_page(argv[0], about or "", every, Config() if config else None))
@@ -72,26 +79,40 @@ def call(
             print(help.config_page(args.config))
         else:
             _quiet_libraries(args.debug)
+            _in_float32()
             compilation_cache.switch(args.compilation_cache)
             code = main(args) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # else Python complains when it closes it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 141
     except (Exception, KeyboardInterrupt) as error:
-        code, line = _ending(error)
+        code, line = _ending(error, config)
         if not line:
             raise
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"{argv[0]}: {harmless(' '.join(line.splitlines()))}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            _drop_stdout()
+        line = harmless(" ".join(line.splitlines()))
+        if len(line) > LONGEST_LINE:  # a value of any length stands in it
+            line = f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
+        print(f"{argv[0]}: {line}", file=sys.stderr)
         return code
 
 
-def _ending(error: BaseException) -> tuple[int, str]:
-    """The exit code and line of an error that is the user's or the machine's; "" for a bug."""
+def _drop_stdout() -> None:
+    """Let what is still to be printed go nowhere: else Python complains when it closes it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ending(error: BaseException, trains: bool) -> tuple[int, str]:
+    """The exit code and line of an error that is the user's or the machine's; "" for a bug.
+
+    ``trains``: whether the command takes a config.
+    """
     if isinstance(error, UserError):
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -99,14 +120,25 @@ def _ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         named = error.strerror and error.filename is not None
         line = f"{error.filename}: {error.strerror}" if named else str(error)
+        if not named and error.errno == errno.ENOSPC:  # a file's error says which
+            line = f"standard output cannot be written: {error.strerror}"
         room = "make room and start again; " if error.errno == errno.ENOSPC else ""
         return 2, f"{line} ({room}--debug shows where)"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        smaller = "try a smaller batch, model or train.chunk_steps"
+        smaller = "try fewer or shorter texts at a time"
+        if trains:
+            smaller = "try a smaller train.batch_size, model or train.chunk_steps"
         return 2, f"out of memory: {smaller} (--debug shows where)"
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
         return 2, f"{str(error).splitlines()[0]}: unset JAX_PLATFORMS, or set it to cpu"
     return 1, ""
+
+
+def _in_float32() -> None:
+    """Leave JAX_ENABLE_X64 out: a float64 here and there is of no use to a float32 model."""
+    if os.environ.get("JAX_ENABLE_X64", "").lower() not in ("", "0", "false"):
+        print("JAX_ENABLE_X64 is left out: models are trained in float32", file=sys.stderr)
+        devices.set_jax("jax_enable_x64", False)
 
 
 def _quiet_libraries(debug: bool) -> None:

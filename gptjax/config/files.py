@@ -12,32 +12,33 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from gptjax.config.foreign_names import nearest
+from gptjax.config.parse import PATHS
 from gptjax.errors import UserError, did_you_mean
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+# ``configs/`` lies in an installed package, and beside it in a clone: gptjax/configs.py is none.
+_HOMES = Path(__file__).resolve().parents[1:3]
+_HOME = next((home for home in _HOMES if (home / "configs").is_dir()), _HOMES[0])
 
 
 def names() -> list[str]:
-    """The short names: the files in the repository's ``configs/``."""
-    return sorted(path.stem for path in (_REPOSITORY / "configs").glob("[!_]*.py"))
+    """The short names: the files in gptjax's ``configs/``."""
+    return sorted(path.stem for path in (_HOME / "configs").glob("[!_]*.py"))
 
 
 def load(name: str) -> ConfigDict:
     """What the ``get_config`` of a config file returns, locked.
 
-    ``name``: a path from here or from the repository's top, or a short name; after a colon a size,
-    handed to ``get_config``. UserError: no such file or size, or a mistake in the file.
+    ``name``: a path, from here or of gptjax's own ``configs/gpt.py``, or a short name; after a
+    colon a size, handed to ``get_config``. UserError: no such file or size, or a mistake in it.
     """
     path, file, size = find(name), name, None
     if path is None and ":" in name:  # the whole name first: C:\\gpt.py has a colon, too
         file, _, size = name.rpartition(":")
         path = find(file)
-    choices = ", ".join(names()) or "the path of a .py file"
-    if not name:
-        raise UserError(f"--config is missing: choose one of {choices}; --help says more")
     if path is None:
         near = did_you_mean(Path(file.replace("\\", "/")).stem, names())
-        raise UserError(f"no config file {name!r}{near}: choose one of {choices}")
+        raise UserError(f"no config file {name!r}{near}: choose one of {', '.join(names())}")
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if not callable(get_config):
@@ -63,17 +64,17 @@ def load(name: str) -> ConfigDict:
 
 
 def find(name: str) -> Path | None:
-    """The file a name without a size stands for: from here first, then in the repository."""
-    places = (Path(name), _REPOSITORY / name, _REPOSITORY / "configs" / f"{name}.py")
+    """The file a name without a size stands for: from here first, then among gptjax's own."""
+    places = (Path(name), _HOME / name, _HOME / "configs" / f"{name}.py")
     return next((place for place in places if place.suffix == ".py" and place.is_file()), None)
 
 
 def _what(error: Exception) -> str:
     text = str(error)
-    if near := re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text):
-        return f"unknown field {near[2]} (did you mean {near[1]}?)"
-    if unknown := re.search(r'Key "(.+?)" does not exist', text):
-        return f"unknown field {unknown[1]}; --print_config lists them all"
+    if unknown := re.search(r'Did you mean ".+?" instead of "(.+?)"|Key "(.+?)" does not', text):
+        name = unknown[1] or unknown[2]
+        groups = dict.fromkeys(path.partition(".")[0] for path in PATHS if "." in path)
+        return f"unknown field {name}{nearest(name, [*PATHS, *groups])}; --help lists them all"
     if kinds := re.search(r"field '(.+?)' .* type <class '(.+?)'> .* type <class '(.+?)'>", text):
         return f"field {kinds[1]} is set to a {kinds[2]}, must be {kinds[3]}"
     return f"{type(error).__name__}: {text}"

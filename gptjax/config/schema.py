@@ -5,7 +5,6 @@ are made, what is out of bounds. What may be chosen is listed here as data, the 
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
@@ -16,18 +15,20 @@ TOKENIZERS = ("char", "word", "byte")  # data/tokenizers.py
 RUNGS = ("head", "multihead", "ffwd")  # models/rungs.py
 MODELS = ("bigram", "bigram_embed", "ngram", "mlp", *RUNGS, "gpt")  # models/
 SLIDING_MODELS = ("bigram", "ngram", "mlp")  # they read rows of any length
+ATTENTION_MODELS = (*RUNGS, "gpt")  # they hold a causal mask, block_size x block_size
 ACTIVATIONS = ("relu", "gelu")  # models/gpt.py
 OPTIMIZERS = ("adamw", "sgd")  # training/optimizer.py
+WINDOWS = ("exact", "refill")  # generation/decode.py
 SCHEDULES = ("cosine", "constant", "step")
-MOST_NEW_TOKENS, MOST_SEED = 2**24, 2**32 - 1
+MOST_NEW_TOKENS, MOST_SEED, MOST_FLOAT = 2**24, 2**32 - 1, 1e38  # which a float32 can hold
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
     """The numbers a field may have; ``above`` and ``below`` take the ends themselves out."""
 
-    low: float = 0
-    high: float = math.inf
+    low: float
+    high: float
     above: bool = False
     below: bool = False
 
@@ -35,23 +36,22 @@ class Range:
         """What ``value`` fails to be, "" when it is allowed; NaN and infinities never are."""
         low_holds = value > self.low if self.above else value >= self.low
         high_holds = value < self.high if self.below else value <= self.high
-        if low_holds and high_holds and value < math.inf:
+        if low_holds and high_holds:
             return ""
         low = f"{'above' if self.above else 'at least'} {self.low:,}"
-        if self.high < math.inf:
-            return f"{low} and {'below' if self.below else 'at most'} {self.high:,}"
-        return low if isinstance(value, int) else f"{low} and finite"
+        return f"{low} and {'below' if self.below else 'at most'} {self.high:,}"
 
 
 SIZE, SIZE_OR_0 = Range(1, 2**20), Range(0, 2**20)  # a config may come from a stranger
-STEPS = Range(0, 2**31 - 1)  # they are counted in an int32
+COUNT, COUNT_1 = Range(0, 2**31 - 1), Range(1, 2**31 - 1)  # an int32 can hold it
 TOKENS, SEED = Range(0, MOST_NEW_TOKENS), Range(0, MOST_SEED)
-ABOVE_0, TO_1, BELOW_1 = Range(above=True), Range(0, 1), Range(0, 1, below=True)
+FLOAT, ABOVE_0 = Range(0, MOST_FLOAT), Range(0, MOST_FLOAT, above=True)
+TO_1, BELOW_1 = Range(0, 1), Range(0, 1, below=True)
 
 
 def field(default: Any, meaning: str, bounds: Range | tuple[str, ...] | None = None) -> Any:
-    """A setting with its meaning, and its bounds or words; a number is at least 0 without them."""
-    bounds = bounds or (Range() if type(default) in (int, float) else None)
+    """A setting with its meaning, and its bounds or words; without, a number has its type's."""
+    bounds = bounds or {int: COUNT, float: FLOAT}.get(type(default))
     return dataclasses.field(default=default, metadata={"meaning": meaning, "bounds": bounds})
 
 
@@ -115,7 +115,7 @@ class TokenizerConfig(Part, group="tokenizer."):
 
     kind: str = field("char", "what one token is: char, word or byte", TOKENIZERS)
     min_count: int = field(
-        1, "word only: rarer words become the unknown token (occurrences)", Range(1)
+        1, "word only: rarer words become the unknown token (occurrences)", COUNT_1
     )
 
     def __post_init__(self):
@@ -155,9 +155,9 @@ class ModelConfig(Part, group="model."):
 class TrainConfig(Part, group="train."):
     """How long to learn, from how much at a time, and how often to look up."""
 
-    steps: int = field(2000, "updates of the parameters; 0 evaluates the fresh model", STEPS)
+    steps: int = field(2000, "updates of the parameters; 0 evaluates the fresh model", COUNT)
     batch_size: int = field(16, "rows of a step, over all devices and parts", SIZE)
-    accumulate: int = field(1, "parts a batch is done in, to save memory; same result", Range(1))
+    accumulate: int = field(1, "parts a batch is done in, to save memory; same result", COUNT_1)
     window: int = field(0, "predictions of a row; 0: model.block_size, or a whole item", SIZE_OR_0)
     neighbours: int = field(
         0, "skip-gram: predict words up to this far on both sides; 0: next", SIZE_OR_0
@@ -191,7 +191,7 @@ class CheckpointConfig(Part, group="checkpoint."):
 
     every_steps: int = field(0, "save every so many steps; 0 saves at each evaluation only")
     every_minutes: float = field(5.0, "also save after so many minutes; 0 is never")
-    keep_last: int = field(2, "checkpoints kept beside the best; 2 leaves a spare one", Range(1))
+    keep_last: int = field(2, "checkpoints kept beside the best; 2 leaves a spare one", COUNT_1)
     on_full_disk: str = field(
         "stop", "when one can't be written: stop, or continue without it", ("stop", "continue")
     )
@@ -230,6 +230,8 @@ class Config(Part):
         if not self.name or self.name.strip(".") == "" or set(self.name) & set("/\\\0"):
             what = "the name of a folder, without / or \\: --workdir puts the run elsewhere"
             raise self.mistake("name", f" must be {what}")
+        if any("\ud800" <= char <= "\udfff" for char in self.name + self.why):
+            raise self.mistake("name", " (or why) is not UTF-8: give it in plain characters")
         for corpus, band in self.expected.items():
             two = isinstance(band, (tuple, list)) and len(band) == 2
             if not two or not all(type(x) in (int, float) for x in band) or not band[0] <= band[1]:
@@ -240,6 +242,11 @@ class Config(Part):
                 f"train.window={window} is longer than model.block_size={block_size}, all that "
                 f"model.kind={self.model.kind!r} can read: shorten it, or 0 takes the block"
             )
+
+    @property
+    def title(self) -> str:
+        """What a run says first of itself."""
+        return self.name + (f" ({self.why})" if self.why else "")
 
     @property
     def predicts_next(self) -> bool:

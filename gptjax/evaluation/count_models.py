@@ -34,12 +34,18 @@ class CountBigram:
         """Mean -ln P(second | first), ids (N,) each, nats per token; infinite where a P is 0."""
         asked = _cells(first, second, self.vocab_size)
         pairs, weight = np.unique(asked, return_counts=True)
+        return float(np.sum(weight * self._nats_of(pairs)) / np.sum(weight))
+
+    def each(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """-ln P(second | first) of every pair, (N,): those of which ``nats`` is the mean."""
+        return self._nats_of(_cells(first, second, self.vocab_size))
+
+    def _nats_of(self, pairs: np.ndarray) -> np.ndarray:
         at = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
         seen = np.where(self.pairs[at] == pairs, self.n_pairs[at], 0)
         total = self.n_first[pairs // self.vocab_size] + self.add * self.vocab_size
         with np.errstate(divide="ignore", invalid="ignore"):
-            nll = np.where(seen + self.add > 0, np.log(total) - np.log(seen + self.add), np.inf)
-        return float(np.sum(weight * nll) / np.sum(weight))
+            return np.where(seen + self.add > 0, np.log(total) - np.log(seen + self.add), np.inf)
 
 
 def count_bigram(
@@ -82,10 +88,10 @@ def fit_ngram(model: nn.Module, split: Split, add: float) -> dict[str, dict[str,
     return {"token_embedding_table": {"embedding": table}}
 
 
-def unigram_nats(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> float:
-    """Mean -ln of the (add-one) share that each of ``tokens`` has in ``train``: nats per token."""
+def unigram_nats(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """-ln of the (add-one) share that each of ``tokens`` (N,) has in ``train``: nats, (N,)."""
     n = np.bincount(train, minlength=vocab_size) + 1
-    return float(np.mean(np.log(n.sum()) - np.log(n)[tokens]))
+    return (np.log(n.sum()) - np.log(n))[tokens]
 
 
 def total_variation(logits_NxV: np.ndarray, log_p_NxV: np.ndarray) -> np.ndarray:

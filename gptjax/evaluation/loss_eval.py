@@ -20,9 +20,12 @@ from flax import linen as nn
 from gptjax.data.batching import Batch, whole_split
 from gptjax.data.dataset import Split
 from gptjax.errors import UserError
+from gptjax.evaluation.flops import forward_flops_per_token
 from gptjax.models.loss import cross_entropy, token_nats
 
-Busy = Callable[[int, int], None]  # told how many predictions are done, of how many
+Busy = Callable[[float, float], None] | None  # told how much is done, of how much
+# Of one call: half a second of two CPU cores. Whoever runs it sees to signals in between.
+CALL_FLOPS, ACCELERATOR_CALL_FLOPS = 5e10, 1e13
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -69,42 +72,87 @@ class Scores(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """A model, asked about ``n_batches`` of ``batch_size`` rows per call; ``put`` places them."""
+    """A model, asked about up to ``n_batches`` of ``batch_size`` rows per call.
+
+    ``put`` places them on ``n_devices``. A call of more than ``call_flops`` is done in parts: of
+    fewer batches, or of batches with fewer rows. That depends on sizes alone and not on a clock.
+    """
 
     model: nn.Module
     batch_size: int = 16
     n_batches: int = 1
     put: Callable[[Batch], Batch] = jax.device_put
+    n_devices: int = 1
+    call_flops: float = CALL_FLOPS
 
-    def batch_sums(self, params: Any, batches: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Sums of nats and counts, (K,) float64 each, of batches (K, B, T)."""
-        nats, count = jax.device_get(forward(self.model, batch_sums, params, self.put(batches)))
-        return nats.astype(np.float64), count.astype(np.float64)
+    @functools.cached_property
+    def _flops_per_token(self) -> float:
+        # A table has no product: its softmax over the vocabulary counts.
+        return forward_flops_per_token(self.model) + 20 * self.model.vocab_size
 
-    def exact_loss(self, params: Any, split: Split, busy: Busy | None = None) -> float:
+    def call_shape(self, T: int) -> tuple[int, int]:
+        """How many batches of how many rows of T tokens a call has."""
+        B, row_flops = self.batch_size, T * self._flops_per_token
+        fit = [n for n in range(self.n_devices, B + 1, self.n_devices) if B % n == 0]
+        rows = max((n for n in fit if n * row_flops <= self.call_flops), default=fit[0])
+        n = int(self.call_flops / (rows * row_flops))
+        return max(1, min(n, self.n_batches * B // rows)), rows
+
+    def batches_of_a_call(self, split: Split) -> int:
+        """How many whole batches of a split are one call; 1 where a batch needs several."""
+        n, rows = self.call_shape(split.lookback + split.window)
+        return max(1, n * rows // self.batch_size)
+
+    def batch_sums(
+        self, params: Any, batches: Batch, busy: Busy = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of nats and counts, (K,) float64 each, of batches (K, B, T), B a ``batch_size``.
+
+        ``busy`` is told (done, total) batches, parts of one too.
+        """
+        K, B, T = batches.x.shape
+        n, rows = self.call_shape(T)
+        parts = [array.reshape(K * B // rows, rows, T) for array in batches]
+        sums = np.zeros((2, len(parts[0])))
+        for begin in range(0, len(parts[0]), n):
+            # The last call has as many as the others: it begins anew where there are no more.
+            at = np.arange(begin, begin + n) % len(parts[0])
+            sums[:, at] = self._ask(batch_sums, params, Batch(*(part[at] for part in parts)))
+            if busy:
+                busy(min(begin + n, len(parts[0])) * rows / B, K)
+        nats, count = sums.reshape(2, K, B // rows).sum(axis=-1)
+        return nats, count
+
+    def exact_loss(self, params: Any, split: Split, busy: Busy = None) -> float:
         """The mean over every prediction of a split, nats per token."""
         total = done = 0.0
-        for batches in whole_split(split, self.batch_size, self.n_batches):
-            nats, count = self.batch_sums(params, batches)
+        for batches in self._whole(split):
+            nats, count = self._ask(batch_sums, params, batches)
             total, done = total + nats.sum(), done + count.sum()
             if busy:
                 busy(int(done), split.n_predicted)
         return float(total / done)
 
-    def row_losses(self, params: Any, split: Split) -> Iterator[np.ndarray]:
+    def row_losses(self, params: Any, split: Split, busy: Busy = None) -> Iterator[np.ndarray]:
         """The sum of nats of each row of a split, in order, some rows at a time, float64."""
-        left = len(split.first)
-        for batches in whole_split(split, self.batch_size, self.n_batches):
-            nats = jax.device_get(forward(self.model, row_sums, params, self.put(batches)))
-            yield nats.astype(np.float64).reshape(-1)[:left]
+        left = n_rows = len(split.first)
+        for batches in self._whole(split):
+            nats = self._ask(row_sums, params, batches)
+            yield nats.reshape(-1)[:left]
             left -= nats.size
+            if busy:
+                busy(n_rows - max(left, 0), n_rows)
 
-    def score(self, params: Any, split: Split) -> Scores:
+    def score(self, params: Any, split: Split, busy: Busy = None) -> Scores:
         """Every predicted token of a split, in order; UserError: logits that are not finite."""
-        size, found = min(self.batch_size, len(split.first)), []
-        for batches in whole_split(split, size, 1):
+        found, done = [], 0
+        n, rows = self.call_shape(split.lookback + split.window)
+        for batches in whole_split(split, min(rows, len(split.first)), n):
             seen = jax.device_get(forward(self.model, token_scores, params, self.put(batches)))
             found.append([part[batches.w > 0] for part in (batches.y, *seen)])
+            done += len(found[-1][0])
+            if busy:
+                busy(done, split.n_predicted)
         ids, nats, rank = map(np.concatenate, zip(*found, strict=True))
         if not np.isfinite(nats).all():
             at = int(np.argmin(np.isfinite(nats)))
@@ -114,6 +162,16 @@ class Evaluator:
             )
         row = np.repeat(np.arange(len(split.first)), split.count)
         return Scores(ids, nats.astype(np.float64), rank, row)
+
+    def _whole(self, split: Split) -> Iterator[Batch]:
+        """Every row of a split once, as many in a call as ``call_shape`` says."""
+        n, rows = self.call_shape(split.lookback + split.window)
+        return whole_split(split, rows, n)
+
+    def _ask(self, what: Callable, params: Any, batches: Batch) -> np.ndarray:
+        """``forward``, waited for, as float64."""
+        found = jax.device_get(forward(self.model, what, params, self.put(batches)))
+        return np.asarray(found, np.float64)
 
 
 def probabilities(

@@ -61,28 +61,29 @@ def find(run: Run, words: Sequence[str]) -> list[int]:
     return [known[word] for word in words]
 
 
-def near(run: Run, word: str, n: int) -> list[tuple[str, float]]:
-    """The tokens whose vectors point most nearly as this one's, with their cosines."""
+def near(run: Run, word: str, n: int) -> tuple[list[tuple[str, float]], int]:
+    """The n tokens whose vectors point most nearly as this one's, with cosines, of how many."""
     ids, vectors = find(run, [word]), table(run)
     return _nearest(run, vectors, vectors[ids[0]], n, ids)
 
 
-def analogy(run: Run, words: Sequence[str], n: int) -> list[tuple[str, float]]:
-    """What is to the third word as the second is to the first, with cosines."""
+def analogy(run: Run, words: Sequence[str], n: int) -> tuple[list[tuple[str, float]], int]:
+    """What is to the third word as the second is to the first, with cosines, of how many."""
     ids, vectors = find(run, words), table(run)
     return _nearest(run, vectors, embeddings.analogy(vectors, *ids), n, ids)
 
 
 def _nearest(
     run: Run, vectors: np.ndarray, direction: np.ndarray, n: int, asked: list[int]
-) -> list[tuple[str, float]]:
-    found = embeddings.nearest(vectors, direction, n, _alike(run, asked))
+) -> tuple[list[tuple[str, float]], int]:
+    others = _alike(run, asked)
+    found = embeddings.nearest(vectors, direction, n, others)
     if not found:
         raise UserError(
             f"the model's {len(vectors)} tokens hold no other one to answer with: ask a run with a "
             "larger vocabulary"
         )
-    return [(run.tokenizer.token_text(i), cosine) for i, cosine in found]
+    return [(run.tokenizer.token_text(i), cosine) for i, cosine in found], len(others)
 
 
 def _alike(run: Run, asked: Sequence[int]) -> list[int]:

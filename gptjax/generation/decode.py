@@ -19,21 +19,25 @@ from gptjax.generation.sampling import Chain, draw
 from gptjax.models.gpt import GPTLanguageModel
 from gptjax.models.gpt_cached import Cache, CachedGPT
 
-WINDOWS = ("exact", "refill")
+ROOM = 1024  # the most tokens of one call
 
 
 @flax.struct.dataclass
 class DecodeState:
     """Unfinished texts: all that one call of ``advance`` hands to the next.
 
-    ``ids_BxL`` hold ``length_B`` tokens each, ``log_prob_BxL`` the model's ln P of those it made.
-    Row b draws its token number t with the key (``key_B[b]``, t) and nothing else, so its text is
-    the same in any company. ``done_B``: it ended; ``bad_B``: its logits were not finite.
+    ``ids_BxL`` hold the last ``length_B`` tokens of each text, which begin at its place
+    ``begin_B``; ``log_prob_BxL`` the model's ln P of those it made; ``seen_BxV`` which tokens stand
+    in all of it, where the sampler asks. Row b draws its token number t with the key (``key_B[b]``,
+    t) and nothing else, so its text is the same in any company. ``done_B``: it ended; ``bad_B``:
+    its logits were not finite.
     """
 
     ids_BxL: jax.Array
     length_B: jax.Array
+    begin_B: jax.Array
     log_prob_BxL: jax.Array
+    seen_BxV: jax.Array
     key_B: jax.Array
     done_B: jax.Array
     bad_B: jax.Array
@@ -53,26 +57,37 @@ def prepare(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
 
 
 def start(
-    model: nn.Module, params: Any, prompts: list[np.ndarray], max_new_tokens: int, key_B: jax.Array
+    model: nn.Module, params: Any, prompts: list[np.ndarray], key_B: jax.Array, room: int = ROOM
 ) -> DecodeState:
-    """Lay prompts of any lengths (>= 1) into one buffer with room after them; a GPT reads them.
+    """Lay the ends of prompts of any lengths (>= 1) into one buffer; a GPT reads them.
 
-    Model and params are of ``prepare``. ``max_new_tokens`` is the most that ``advance`` may add;
-    the buffer's L is a power of two, or W where that is more.
+    Model and params are of ``prepare``. ``room``: the most tokens of one ``advance``. Of a text
+    W + 1 tokens are enough to go on as if all of it stood there.
     """
-    B, longest = len(prompts), max(map(len, prompts))
-    ids_BxL = np.zeros((B, max(bucket(longest + max_new_tokens), model.block_size)), np.int32)
-    for row, prompt in zip(ids_BxL, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    length_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
+    B, keep = len(prompts), model.block_size + 1
+    ends = [prompt[-keep:] for prompt in prompts]
+    ids_BxL = np.zeros((B, keep + room), np.int32)
+    seen_BxV = np.zeros((B, model.vocab_size), bool)
+    for ids, seen, end, prompt in zip(ids_BxL, seen_BxV, ends, prompts, strict=True):
+        ids[: len(end)] = end
+        seen[prompt] = True
+    length_B = jnp.asarray([len(end) for end in ends], jnp.int32)
+    begin_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32) - length_B
     cache = None
     if isinstance(model, CachedGPT):
-        read = ids_BxL[:, : min(bucket(longest), model.block_size)]
+        read = ids_BxL[:, : min(bucket(max(map(len, ends))), model.block_size)]
         cache = _read_prompts(model, params, read, length_B)
-    key_B = jnp.copy(key_B)  # the state is donated, the caller's keys are not
-    log_prob_BxL = jnp.zeros(ids_BxL.shape, jnp.float32)
-    done_B, bad_B = jnp.zeros(B, bool), jnp.zeros(B, bool)
-    return DecodeState(jnp.asarray(ids_BxL), length_B, log_prob_BxL, key_B, done_B, bad_B, cache)
+    return DecodeState(
+        ids_BxL=jnp.asarray(ids_BxL),
+        length_B=length_B,
+        begin_B=begin_B,
+        log_prob_BxL=jnp.zeros(ids_BxL.shape, jnp.float32),
+        seen_BxV=jnp.asarray(seen_BxV),
+        key_B=jnp.copy(key_B),  # the state is donated, the caller's keys are not
+        done_B=jnp.zeros(B, bool),
+        bad_B=jnp.zeros(B, bool),
+        cache=cache,
+    )
 
 
 def advance(
@@ -87,12 +102,17 @@ def advance(
     """Add up to ``n`` tokens to every row that is not done; another ``n`` compiles nothing.
 
     Model and params are of ``prepare``, the state is donated, and ``end_id`` ends a row before
-    ``n`` does. ``window`` says what a GPT does past W tokens. "exact": the notes'
-    idx[:, -block_size:], all W places computed anew for each token. "refill": when the cache is
-    full it is filled again with the most recent W // 2 tokens, so that a token costs one place, and
-    what is visible varies between W // 2 + 1 and W tokens.
+    ``n`` does. ``n`` is at most ``start``'s ``room``; what stands in the buffer may leave it for
+    these tokens, all but the last W + 1.
+
+    ``window`` says what a GPT does past W tokens. "exact": the notes' idx[:, -block_size:], all W
+    places computed anew for each token. "refill": when the cache is full it is filled again with
+    the most recent W // 2 tokens, so that a token costs one place, and what is visible varies
+    between W // 2 + 1 and W tokens.
     """
     end = None if end_id is None else jnp.int32(end_id)
+    if int(state.length_B.max()) + n > state.ids_BxL.shape[1]:
+        state = _keep_end(model.block_size + 1, state)
     # A program for each of the three, and not one that asks at every token which it is: a branch
     # around the cache would copy it.
     while n > 0:
@@ -142,20 +162,20 @@ def _one_token(model, source: str, params, state: DecodeState, sampler: Chain, e
     logits_BxV, cache = _next_logits(model, source, params, state)
     logits_BxV = logits_BxV.astype(jnp.float32)
     B, L = state.ids_BxL.shape
-    row_B = jnp.arange(B)
-    seen_BxV = jnp.zeros(logits_BxV.shape, bool)
+    row_B, seen_BxV = jnp.arange(B), state.seen_BxV
+    place_B = state.begin_B + state.length_B
+    drawn_B = draw(state.key_B, place_B, sampler(logits_BxV, seen_BxV))
     if sampler.reads_past:
-        there_BxL = jnp.arange(L) < state.length_B[:, None]
-        seen_BxV = seen_BxV.at[row_B[:, None], state.ids_BxL].max(there_BxL)
-    drawn_B = draw(state.key_B, state.length_B, sampler(logits_BxV, seen_BxV))
+        seen_BxV = seen_BxV.at[row_B, drawn_B].set(True)
     log_prob_B = jax.nn.log_softmax(logits_BxV)[row_B, drawn_B]
     bad_B = ~state.done_B & ~jnp.isfinite(logits_BxV).all(axis=-1)
     grows_B = ~state.done_B & ~bad_B
     # A row that does not grow writes after the buffer's end, where nothing is.
-    place_B = jnp.where(grows_B, state.length_B, L)
+    at_B = jnp.where(grows_B, state.length_B, L)
     return state.replace(
-        ids_BxL=state.ids_BxL.at[row_B, place_B].set(drawn_B, mode="drop"),
-        log_prob_BxL=state.log_prob_BxL.at[row_B, place_B].set(log_prob_B, mode="drop"),
+        ids_BxL=state.ids_BxL.at[row_B, at_B].set(drawn_B, mode="drop"),
+        log_prob_BxL=state.log_prob_BxL.at[row_B, at_B].set(log_prob_B, mode="drop"),
+        seen_BxV=seen_BxV,
         length_B=state.length_B + grows_B,
         done_B=state.done_B | bad_B | (False if end_id is None else drawn_B == end_id),
         bad_B=state.bad_B | bad_B,
@@ -192,6 +212,20 @@ def _window_logits(model, params, state: DecodeState) -> jax.Array:
 def _cut(ids_BxL: jax.Array, at_B: jax.Array, n: int) -> jax.Array:
     """n tokens of each row, from its own place on: (B, n)."""
     return jax.vmap(lambda ids, at: jax.lax.dynamic_slice(ids, (at,), (n,)))(ids_BxL, at_B)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _keep_end(n: int, state: DecodeState) -> DecodeState:
+    """Move the last ``n`` tokens of each row to the front of the buffer."""
+    L = state.ids_BxL.shape[1]
+    gone_B = jnp.maximum(state.length_B - n, 0)
+    from_BxL = jnp.minimum(gone_B[:, None] + jnp.arange(L), L - 1)
+    return state.replace(
+        ids_BxL=jnp.take_along_axis(state.ids_BxL, from_BxL, axis=1),
+        log_prob_BxL=jnp.take_along_axis(state.log_prob_BxL, from_BxL, axis=1),
+        length_B=state.length_B - gone_B,
+        begin_B=state.begin_B + gone_B,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,53 +16,78 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gptjax.config.schema import MOST_NEW_TOKENS, MOST_SEED, SampleConfig
+from gptjax.config.schema import MOST_NEW_TOKENS, MOST_SEED, WINDOWS, SampleConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import decode
+from gptjax.generation.decode import ROOM
 from gptjax.generation.sampling import Chain, Temperature, draw
 from gptjax.generation.stopping import RowText, Sample
+from gptjax.runtime.pace import pieces
 
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
 STREAM_TOKENS, STOP_TOKENS = 8, 32
+FIRST_TOKENS = 32  # of a text made without such looks: as many as a large model makes in a second
 GROUP_ROWS = 1024  # are made together; more come in groups, for a cache of all would not fit
 ITEMS_SHOWN = 10
+Busy = Callable[[int, int], None] | None  # told how many tokens are made, of how many
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
 def generate(model, params, idx, max_new_tokens: int, key_B, temperature=1.0) -> jax.Array:
     """Page 6: predict, keep the last place, draw, append; again.
 
     ``idx``: ids (B, T); ``key_B``: a PRNG key per row. The logits are divided by ``temperature``; 0
     takes the likeliest token. Returns ids (B, T + max_new_tokens).
     """
-    B, T = idx.shape
-    end, W = T + max_new_tokens, model.block_size
-    idx = jnp.pad(idx, ((0, 0), (0, max(end, W) - T)))  # in a compiled loop no array grows
+    T = idx.shape[1]
+    end = T + max_new_tokens
+    idx = jnp.pad(idx, ((0, 0), (0, max(end, model.block_size) - T)))  # in the loop no array grows
+    return append(model, params, idx, T, end, key_B, temperature)[:, :end]
 
-    def append(t, idx):
-        begin = jnp.maximum(t - W, 0)
-        idx_cond = jax.lax.dynamic_slice_in_dim(idx, begin, W, axis=1)  # idx[:, -block_size:]
-        logits = model.apply({"params": params}, idx_cond)[:, t - 1 - begin]  # the last place
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def append(model, params, idx, begin, end, key_B, temperature) -> jax.Array:
+    """The loop of ``generate``: fill the places from ``begin`` to ``end`` of idx (B, >= W)."""
+    B, W = len(idx), model.block_size
+
+    def one(t, idx):
+        first = jnp.maximum(t - W, 0)
+        idx_cond = jax.lax.dynamic_slice_in_dim(idx, first, W, axis=1)  # idx[:, -block_size:]
+        logits = model.apply({"params": params}, idx_cond)[:, t - 1 - first]  # the last place
         logits = Temperature(temperature)(logits.astype(jnp.float32), None)
         idx_next = draw(key_B, jnp.full(B, t), logits)  # from softmax(logits)
         return idx.at[:, t].set(idx_next)
 
-    return jax.lax.fori_loop(T, end, append, idx)[:, :end]
+    return jax.lax.fori_loop(begin, end, one, idx)
 
 
 def preview(
-    model: nn.Module, params: Any, tok: Tokenizer, config: SampleConfig, items: bool, key: jax.Array
+    model: nn.Module,
+    params: Any,
+    tok: Tokenizer,
+    config: SampleConfig,
+    items: bool,
+    key: jax.Array,
+    busy: Busy = None,
 ) -> str:
-    """The sample a run shows at an evaluation: a text, or a few items, one a line."""
+    """The sample a run shows at an evaluation: a text, or a few items, one a line.
+
+    It is what ``generate`` gives, in pieces: between them ``busy`` is told (done, total) tokens.
+    """
     if not config.max_new_tokens:
         return ""
     ids = prompt_ids(tok, config.prompt, items)
     key_B = row_keys(key, 1, ITEMS_SHOWN if items else 1)
-    idx = np.tile(ids, (len(key_B), 1))
-    idx = generate(model, params, idx, config.max_new_tokens, key_B, config.temperature)
+    T, n = len(ids), config.max_new_tokens
+    idx = np.zeros((len(key_B), max(T + n, model.block_size)), np.int32)
+    idx[:, :T] = ids
+    for begin, end in pieces(n, FIRST_TOKENS, ROOM):
+        idx = append(model, params, idx, T + begin, T + end, key_B, config.temperature)
+        jax.block_until_ready(idx)
+        if busy:
+            busy(end, n)
     texts = []
-    for new in np.asarray(idx)[:, len(ids) :]:
+    for new in np.asarray(idx)[:, T : T + n]:
         ends = np.flatnonzero(new == tok.end_id) if items else []
         texts.append(config.prompt + tok.decode(new[: ends[0]] if len(ends) else new))
     return "\n".join(texts)
@@ -86,8 +111,8 @@ class Settings:
         n = self.max_new_tokens
         if not 1 <= n <= MOST_NEW_TOKENS:
             raise UserError(f"max_new_tokens={n} must be 1 or more, at most {MOST_NEW_TOKENS:,}")
-        if self.window not in decode.WINDOWS:
-            known = " or ".join(decode.WINDOWS)
+        if self.window not in WINDOWS:
+            known = " or ".join(WINDOWS)
             raise UserError(f"window={self.window!r} is unknown: choose {known}")
         if "" in self.stop:
             raise UserError("a stop string must not be empty: every text begins with ''")
@@ -123,10 +148,14 @@ def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
 
 
 class Piece(NamedTuple):
-    """Text of a row that is sure to stay; the last piece of a row has its whole ``sample``."""
+    """Text of a row that is sure to stay; the last piece of a row has its whole ``sample``.
+
+    ``made``: how many tokens of the row there are by then, the prompt's not among them.
+    """
 
     row: int
     text: str
+    made: int
     sample: Sample | None = None
 
 
@@ -142,7 +171,7 @@ def stream(
     """Continue a prompt per row, and yield the texts piece by piece; stop asking to stop early.
 
     An empty prompt begins as the corpus does, after a line's end. A row's prompt and its key in
-    ``key_R`` alone decide its text. ``look_every``: tokens between two looks at the texts.
+    ``key_R`` alone decide its text. ``look_every``: the most tokens between two looks at the texts.
     UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
     """
     if not len(prompts):
@@ -157,25 +186,30 @@ def stream(
 
 def _group(model, params, first, rows, key_B, settings, look_every) -> Iterator[Piece]:
     """The pieces of one group of rows, the first of which is row ``first``."""
-    end_id, left = rows[0].end_id, settings.max_new_tokens
-    state = decode.start(model, params, [row.prompt_ids for row in rows], left, key_B)
-    while left > 0 and not all(row.why for row in rows):
-        n = min(look_every, left)
-        left -= n
-        state = decode.advance(model, settings.window, params, state, settings.sampler, n, end_id)
-        seen = jax.device_get(state.replace(cache=None, key_B=None))
-        for b, (row, length) in enumerate(zip(rows, seen.length_B, strict=True)):
+    window, sampler, end_id = settings.window, settings.sampler, rows[0].end_id
+    state = decode.start(model, params, [row.prompt_ids for row in rows], key_B)
+    taken, total = [len(row.prompt_ids) for row in rows], settings.max_new_tokens
+    for begin, end in pieces(total, FIRST_TOKENS, min(look_every, ROOM)):
+        state = decode.advance(model, window, params, state, sampler, end - begin, end_id)
+        seen = jax.device_get(state.replace(cache=None, key_B=None, seen_BxV=None))
+        for b, row in enumerate(rows):
+            place = int(seen.begin_B[b] + seen.length_B[b])
             if seen.bad_B[b]:
                 raise UserError(
-                    f"row {first + b}: the logits after token {length} are not finite: the "
+                    f"row {first + b}: the logits after token {place} are not finite: the "
                     "parameters are damaged, or training diverged; try --checkpoint=best or an "
                     "earlier step"
                 )
-            if new := row.look(seen.ids_BxL[b, :length], seen.log_prob_BxL[b, :length], left == 0):
-                yield Piece(first + b, new)
+            new = slice(taken[b] - seen.begin_B[b], seen.length_B[b])
+            text = row.look(seen.ids_BxL[b, new], seen.log_prob_BxL[b, new], end == total)
+            taken[b] = place
+            if text:
+                yield Piece(first + b, text, place - len(row.prompt_ids))
+        if all(row.why for row in rows):
+            break
         state = state.replace(done_B=jnp.asarray(np.array([bool(row.why) for row in rows])))
     for b, row in enumerate(rows):
-        yield Piece(first + b, "", row.sample())
+        yield Piece(first + b, "", total, row.sample())
 
 
 def continue_rows(
@@ -186,14 +220,21 @@ def continue_rows(
     key_R: jax.Array,
     settings: Settings,
     on_text: Callable[[int, str], None] | None = None,
+    busy: Busy = None,
 ) -> list[Sample]:
-    """``stream`` to its end: a sample per row; ``on_text`` gets (row, text) of each piece."""
-    look_every = STOP_TOKENS if settings.stop else settings.max_new_tokens
-    look_every = STREAM_TOKENS if on_text else look_every
-    made = []
+    """``stream`` to its end: a sample per row; ``on_text`` gets (row, text) of each piece.
+
+    ``busy`` is told (done, total) tokens; those of a row that ended early count as done.
+    """
+    look_every = STREAM_TOKENS if on_text else STOP_TOKENS if settings.stop else ROOM
+    made, done, total = [], 0, len(prompts) * settings.max_new_tokens
+    before = np.zeros(len(prompts), np.int64)
     for piece in stream(model, params, tok, prompts, key_R, settings, look_every):
+        done, before[piece.row] = done + piece.made - before[piece.row], piece.made
         if piece.sample is not None:
             made.append(piece.sample)
         elif on_text:
             on_text(piece.row, piece.text)
+        if busy:
+            busy(int(done), total)
     return made

@@ -4,7 +4,6 @@ In: logits (B, V) float32, and ``seen_BxV``, True for tokens that the row holds.
 -inf where a token must not come. Their numbers are data: another temperature compiles nothing.
 """
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from gptjax.config.schema import MOST_FLOAT
 from gptjax.errors import UserError
 
 Number = Any  # a Python number when made, a traced scalar inside a compiled function
@@ -25,7 +25,7 @@ def _check(name: str, good: Callable[[Number], bool], must: str) -> Callable[[An
     def check(rule):
         value, _ = vars(rule).values()
         # Inside jit the value is a tracer (or another stand-in), checked before it became one.
-        if isinstance(value, numbers.Real) and not (math.isfinite(value) and good(value)):
+        if isinstance(value, numbers.Real) and not (abs(value) <= MOST_FLOAT and good(value)):
             raise UserError(f"{name}={value} must be {must}")
 
     return check
@@ -52,7 +52,7 @@ class Temperature:
 
     value: Number = 1.0
     name: str = _name("Temperature")
-    __post_init__ = _check("temperature", lambda v: v >= 0, "0 (likeliest token) or more")
+    __post_init__ = _check("temperature", lambda v: v >= 0, f"0 (likeliest token) to {MOST_FLOAT}")
 
     def __call__(self, logits_BxV, seen_BxV):
         likeliest_B = logits_BxV.argmax(axis=-1)  # the first of equals

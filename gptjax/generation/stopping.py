@@ -4,6 +4,7 @@ In: the ids of a row as it grows. Out: text that no later token can change or cu
 why the row stopped, and the finished ``Sample``.
 """
 
+import bisect
 import dataclasses
 
 import numpy as np
@@ -40,40 +41,59 @@ class RowText:
     ):
         self._tok, self._prompt, self._stop, self.prompt_ids = tok, prompt, stop, ids
         self.end_id = tok.end_id if items else None
-        self._told, self._text, self._ids, self._log_probs = 0, "", ids[:0], np.zeros(0)
+        self._ids, self._log_probs = [ids[:0]], [np.zeros(0)]  # piece by piece
+        self._told: list[str] = []  # the text that is sure
+        self._held = ""  # what follows it, and may be the beginning of a stop string
+        self._half = ids[:0]  # the tokens after that, of a character half made
         self.why = ""
 
     def look(self, ids: np.ndarray, log_probs: np.ndarray, last: bool) -> str:
-        """Take in the row so far; returns the text that became sure since the last look."""
+        """Take in the tokens made since the last look; returns the text that became sure."""
         if self.why:
             return ""
-        made, log_probs = ids[len(self.prompt_ids) :], log_probs[len(self.prompt_ids) :]
-        if len(made) and made[-1] == self.end_id:
-            made, self.why = made[:-1], "end"
-        text = self._tok.decode(made)
-        # A character half made is no U+FFFD yet that a stop string could name.
-        whole = text if last or self.why else text.removesuffix(HALF)
+        if len(ids) and ids[-1] == self.end_id:
+            ids, log_probs, self.why = ids[:-1], log_probs[:-1], "end"
+        self._ids.append(ids)
+        self._log_probs.append(log_probs)
+        self._held += self._whole(ids, last or self.why == "end")
         # Where each is complete, and where it began. The first to be complete counts: which one
         # that is does not depend on how much text there is at a look.
-        found = [(at + len(stop), at) for stop in self._stop if (at := whole.find(stop)) >= 0]
-        if found:
-            text, self.why = text[: min(found)[1]], "stop"
-            shorter = (made[:n] for n in range(len(made) + 1))
-            made = next(ids for ids in shorter if self._tok.decode(ids).startswith(text))
+        places = [(stop, self._held.find(stop)) for stop in self._stop]
+        if found := [(at + len(stop), at) for stop, at in places if at >= 0]:
+            self._held, self.why = self._held[: min(found)[1]], "stop"
         self.why = self.why or ("length" if last else "")
-        self._text, self._ids, self._log_probs = text, made, log_probs[: len(made)]
-        sure = len(text) if self.why else self._sure(text)
-        new, self._told = text[self._told : sure], max(self._told, sure)
+        sure = len(self._held) if self.why else len(self._held) - self._begun()
+        new, self._held = self._held[:sure], self._held[sure:]
+        self._told.append(new)
         return new
 
-    def _sure(self, text: str) -> int:
-        """How much of an unfinished text no later token can change or cut off."""
-        whole = text.removesuffix(HALF)
-        # A stop string may have begun: its first n characters are the last ones so far.
-        begun = [n for stop in self._stop for n in range(1, len(stop)) if whole.endswith(stop[:n])]
-        return len(whole) - max(begun, default=0)
+    def _whole(self, ids: np.ndarray, last: bool) -> str:
+        """The text of more tokens, without a last character whose bytes are not all there."""
+        ids = np.concatenate([self._half, ids])
+        text, self._half = self._tok.decode(ids), ids[:0]
+        if last or not text.endswith(HALF):
+            return text
+        for n in (1, 2, 3):  # bytes of a character that lacks at least one
+            whole = self._tok.decode(ids[:-n])
+            if whole + HALF == text:  # no U+FFFD yet that a stop string could name
+                self._half = ids[-n:]
+                return whole
+        return text
+
+    def _begun(self) -> int:
+        """How many of the last characters a stop string may begin with."""
+        begun = [n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])]
+        return max(begun, default=0)
 
     def sample(self) -> Sample:
         """The finished row."""
-        log_probs = tuple(round(float(p), 6) for p in self._log_probs)
-        return Sample(self._prompt, self._text, tuple(self._ids.tolist()), log_probs, self.why)
+        text, ids = "".join(self._told) + self._held, np.concatenate(self._ids)
+        if self.why == "stop":  # the fewest tokens that hold the text
+
+            def holds_it(n):
+                return self._tok.decode(ids[:n]).startswith(text)
+
+            ids = ids[: bisect.bisect_left(range(len(ids)), True, key=holds_it)]
+        log_probs = np.concatenate(self._log_probs)[: len(ids)]
+        rounded = tuple(round(float(p), 6) for p in log_probs)
+        return Sample(self._prompt, text, tuple(ids.tolist()), rounded, self.why)

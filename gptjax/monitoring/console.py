@@ -10,8 +10,9 @@ import math
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -33,8 +34,15 @@ def _replace(error: UnicodeEncodeError) -> tuple[str, int]:
 codecs.register_error("gptjax", _replace)
 
 
+QUIET_S = 1.0  # after which a terminal shows how long the work at hand has taken so far
+LOG_S = 10.0  # between two lines of progress elsewhere
+
+
 class Terminal(contextlib.AbstractContextManager):
-    """A context manager: leaving it, by an exception too, leaves the cursor on a fresh line."""
+    """A context manager: leaving it, by an exception too, leaves the cursor on a fresh line.
+
+    Inside it no long work is silent: a thread says what is being done, and for how long.
+    """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None):
         """Write to ``stream`` (stdout); ``live`` None looks: a terminal, not dumb, and no CI."""
@@ -49,9 +57,23 @@ class Terminal(contextlib.AbstractContextManager):
         self._err = _console(sys.stderr, live and sys.stderr.isatty())
         self._drawn = 0  # columns of the progress line that stands before the cursor
         self._passed = -math.inf if live else time.monotonic()  # when the last one was shown, s
+        # What is done, which part of it, since when: the last line of progress, and around it what
+        # cannot say how far it is.
+        self._work: tuple[str, float, float] | None = None
+        self._around: list[tuple[str, float, float]] = []
+        self._mark, self._written = "", math.inf  # of a text at the cursor: see ``write``
+        self._lock, self._left = threading.RLock(), threading.Event()
 
-    def header(self, title: str, lines: Mapping[str, str], model_rows: Sequence[ParamRow]) -> None:
-        """Print the run's title page: its name, its facts by label, and the model as a table."""
+    def __enter__(self) -> "Terminal":
+        threading.Thread(target=self._watch, name="progress", daemon=True).start()
+        return self
+
+    def title(self, text: str) -> None:
+        """Print what follows is about."""
+        self._say(Text(harmless(text), "bold"))
+
+    def header(self, lines: Mapping[str, str], model_rows: Sequence[ParamRow]) -> None:
+        """Print the run's title page: its facts by label, and the model as a table."""
         facts, model = Table.grid(padding=(0, 2, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
         for label, fact in lines.items():
             facts.add_row(Text(f"  {harmless(label)}", "cyan"), Text(harmless(fact)))
@@ -62,8 +84,24 @@ class Terminal(contextlib.AbstractContextManager):
             label = Text(f"  {name}", "dim" if name.startswith(" ") else "")
             model.add_row(label, Text(shapes, "dim"), Text(each, "dim"), total)
         model.add_row("  total", "", "", f"{sum(n for *_, n in model_rows):,}", style="bold")
-        for part in (Text(harmless(title), "bold"), facts, model, ""):
+        for part in (facts, model, ""):
             self._say(part)
+
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """A ``with`` around work that cannot say how far it is, such as compiling."""
+        self._around.append((harmless(what), 0.0, time.monotonic()))
+        try:
+            yield
+        finally:
+            self._around.pop()
+
+    def write(self, text: str) -> None:
+        """Add to the text at the cursor; while more is awaited a mark is shown there."""
+        with self._lock:
+            self._out.file.write((" \b" if self._mark else "") + text)
+            self._out.file.flush()
+            self._mark, self._written = "", time.monotonic()
 
     def progress(
         self, step: int, steps: int, loss_nats: float, tokens_per_second: float, seconds_left: float
@@ -82,10 +120,13 @@ class Terminal(contextlib.AbstractContextManager):
     def evaluation(
         self, step: int, train_nats: float, val_nats: float, best: bool, bigram_nats: float | None
     ) -> None:
-        """Print an evaluation, and how far val is below the count bigram, the baseline."""
+        """Print an evaluation, and how far val is below the count bigram, the baseline.
+
+        A step is ``best`` when it learnt something: at step 0 there is nothing to be better than.
+        """
         text = Text(f"step {step:>7,}   train {train_nats:.4f}   val ")
         text.append(f"{val_nats:.4f}", "bold").append(" nats ")
-        text.append("* best" if best else "      ", "green")
+        text.append("* best" if best and step else "      ", "green")
         if bigram_nats is not None and math.isfinite(val_nats):
             gap = bigram_nats - val_nats
             side = "below" if gap >= 0 else "above"
@@ -106,37 +147,49 @@ class Terminal(contextlib.AbstractContextManager):
 
     def warn(self, text: str) -> None:
         """Print one line on stderr."""
-        self._erase()
-        self._err.print(Text.assemble(("warning: ", "yellow"), harmless(text)), soft_wrap=True)
+        with self._lock:
+            self._erase()
+            self._err.print(Text.assemble(("warning: ", "yellow"), harmless(text)), soft_wrap=True)
 
     def verdict(self, text: str, ok: bool | None) -> None:
         """Print the verdict: green when ``ok``, red when not, plain when there is none."""
         self._say(Text(harmless(text), {True: "bold green", False: "bold red", None: "bold"}[ok]))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind and self._drawn:  # what it said last stays; the next text starts afresh
-            self._out.print()
-            self._drawn = 0
-        self._erase()
+        self._left.set()
+        with self._lock:
+            if self._mark:
+                self.write("")
+            if kind and self._drawn:  # what it said last stays; the next text starts afresh
+                self._out.print()
+                self._drawn = 0
+            self._erase()
 
     def _erase(self) -> None:
-        if self._drawn:
-            # Spaces: notebooks know the carriage return, but not the codes that erase a line.
-            self._out.file.write("\r" + " " * self._drawn + "\r")
-            self._out.file.flush()
-            self._drawn, self._passed = 0, -math.inf
+        with self._lock:
+            if self._drawn:
+                # Spaces: notebooks know the carriage return, but not the codes that erase a line.
+                self._out.file.write("\r" + " " * self._drawn + "\r")
+                self._out.file.flush()
+                self._drawn, self._passed = 0, -math.inf
 
     def _say(self, what: Any) -> None:
-        self._erase()
-        self._out.print(what, soft_wrap=isinstance(what, Text))
+        with self._lock:
+            self._erase()
+            self._work = None
+            self._out.print(what, soft_wrap=isinstance(what, Text))
 
     def _pass(self, text: str, fraction: float, last: bool = False) -> None:
-        now = time.monotonic()
-        if now - self._passed < (0.1 if self._live else 10.0) and not last:
-            return
+        """Show a line of progress, unless one has just been shown."""
+        with self._lock:
+            self._work = (text, fraction, time.monotonic())
+            if last or time.monotonic() - self._passed >= (0.1 if self._live else LOG_S):
+                self._draw(text, fraction)
+
+    def _draw(self, text: str, fraction: float) -> None:
         line = Text(text)
         if not self._live:
-            self._say(line)
+            self._out.print(line, soft_wrap=True)
         else:
             width = self._out.width - 1  # a full line would wrap on some terminals
             bar = min(24, width - len(text) - 2)
@@ -147,7 +200,29 @@ class Terminal(contextlib.AbstractContextManager):
             self._erase()
             self._out.print(line, end="", soft_wrap=True)
             self._drawn = line.cell_len
-        self._passed = now
+        self._passed = time.monotonic()
+
+    def _watch(self) -> None:
+        """Until the end: where nothing new was said of the work at hand, how long it has taken."""
+        while not self._left.wait(QUIET_S / 2):
+            try:
+                self._show_waiting()
+            except (OSError, ValueError):  # the reader has gone: the main thread will find out
+                return
+
+    def _show_waiting(self) -> None:
+        with self._lock:
+            if self._live and time.monotonic() - self._written >= QUIET_S:
+                self._mark = "·" if self._mark == "…" else "…"
+                self._out.file.write(f"{self._mark}\b")
+                self._out.file.flush()
+            work = self._work or (self._around[-1] if self._around else None)
+            if work is None or self._left.is_set():
+                return
+            (text, fraction, since), now = work, time.monotonic()
+            quiet = QUIET_S if self._live else LOG_S
+            if now - since >= quiet and now - self._passed >= quiet:
+                self._draw(f"{text} ({duration(now - since)})", fraction)
 
 
 def duration(seconds: float) -> str:

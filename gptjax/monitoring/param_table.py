@@ -9,16 +9,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flax import traverse_util
-
 ParamRow = tuple[str, tuple[int, ...], int]  # path as "blocks_0/sa/proj/kernel", shape, parameters
 
 
 def model_rows(params: Mapping[str, Any]) -> list[ParamRow]:
     """The parameters (arrays or ShapeDtypeStructs) in the order in which one reads a model."""
-    leaves = traverse_util.flatten_dict(params, sep="/")
+    leaves = dict(_leaves(params))
     order = sorted(leaves, key=lambda path: [_reading_order(name) for name in path.split("/")])
     return [(path, tuple(leaves[path].shape), math.prod(leaves[path].shape)) for path in order]
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    # Not by flax, whose import takes a second in which a command would say nothing.
+    for name, inner in tree.items():
+        if isinstance(inner, Mapping):
+            yield from _leaves(inner, f"{above}{name}/")
+        else:
+            yield above + name, inner
 
 
 def fold(rows: Sequence[ParamRow]) -> list[tuple[str, str, str, str]]:

@@ -4,6 +4,7 @@
 - ``sharding``: where arrays live: batches, parameters, optimizer state
 - ``compilation_cache``: compiled programs kept on disk
 - ``run_lock``: one training per work folder
+- ``pace``: how much of a long work to do at a time
 - ``preemption``: SIGINT, SIGTERM and SIGHUP end a run in good order
 - ``atomic_files``: files written whole or not at all, and read without harm
 """

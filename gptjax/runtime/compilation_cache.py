@@ -5,6 +5,7 @@ Like every cache it may be deleted, lost or damaged at any time.
 """
 
 import os
+import stat
 import warnings
 import zlib
 from pathlib import Path
@@ -21,32 +22,45 @@ def switch(on: bool) -> Path | None:
     losses stay bit for bit. A damaged entry is compiled anew; a cache that cannot be used is not.
     A folder the user gave JAX is left alone; ``on`` False switches JAX's own cache off too.
     """
-    import jax
-
     if not on:
-        jax.config.update("jax_enable_compilation_cache", False)
+        devices.set_jax("jax_enable_compilation_cache", False)
         return None
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if users := devices.of_jax("jax_compilation_cache_dir"):
+        return Path(users)
     # One folder per kind of CPU: home folders are shared by machines that differ in instructions.
     cpu = devices.cpu_name(flags=True).encode()
     folder = devices.cache_dir() / "xla" / f"{zlib.crc32(cpu):08x}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        # What stands there is run, so nobody else may be able to write it.
-        ours = os.name == "nt" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+        # What stands there is run, so nobody else may be able to write it, or to put another in
+        # its place.
+        ours = _is_ours(folder) and all(map(_is_safe, folder.resolve().parents))
         if not ours or not os.access(folder, os.W_OK):
             return None
         _delete_unfinished(folder)
     except OSError:
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    devices.set_jax("jax_compilation_cache_dir", str(folder))
+    devices.set_jax("jax_compilation_cache_max_size", MAX_BYTES)
+    devices.set_jax("jax_persistent_cache_min_compile_time_secs", 0.2)
     # A failure costs seconds, never the run.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is this user's, and nobody else can write it."""
+    status = folder.stat()
+    return os.name == "nt" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _is_safe(folder: Path) -> bool:
+    """Whether nobody but this user and root can rename what stands in a folder."""
+    status = folder.stat()
+    if os.name == "nt" or status.st_mode & stat.S_ISVTX:  # /tmp: each may rename his own alone
+        return True
+    others = status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != os.getgid())
+    return status.st_uid in (0, os.getuid()) and not others
 
 
 def _delete_unfinished(folder: Path) -> None:

@@ -35,8 +35,7 @@ def guess_platform() -> tuple[str, str]:
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
         if first := os.environ.get(name, "").split(",")[0].strip().lower():
             return _PLATFORMS.get(first, "gpu"), f"{name}={os.environ[name]}"
-    jax = sys.modules.get("jax")  # a program may have chosen in Python: jax.config.update
-    if chosen := getattr(getattr(jax, "config", None), "jax_platforms", None):
+    if chosen := of_jax("jax_platforms"):  # a program may have chosen in Python
         return _PLATFORMS.get(chosen.split(",")[0], "gpu"), f"jax_platforms={chosen}"
     # /dev/accel (a folder, no digit) is an Intel NPU's; /dev/vfio/0 could be any passed-through
     # device, and libtpu alone is what one installs to compile for a TPU elsewhere.
@@ -60,6 +59,21 @@ def guess_platform() -> tuple[str, str]:
     if _there("/dev/kfd") and _installed("jax_rocm60_plugin", "jax_rocm7_plugin"):
         return "gpu", "an AMD GPU was found"
     return "cpu", "no accelerator found"
+
+
+def of_jax(name: str) -> Any:
+    """A setting of JAX's, as "jax_platforms", without importing it: its import takes seconds."""
+    if jax := sys.modules.get("jax"):
+        return getattr(getattr(jax, "config", None), name, None)
+    return os.environ.get(name.upper())
+
+
+def set_jax(name: str, value: Any) -> None:
+    """Change a setting of JAX's, now or for when it is imported."""
+    if jax := sys.modules.get("jax"):
+        jax.config.update(name, value)
+    else:
+        os.environ[name.upper()] = str(value)
 
 
 def check(guess: str) -> str:
@@ -144,6 +158,47 @@ def git(folder: Path) -> dict[str, Any] | None:
 def cpu_count() -> int:
     """The CPU cores that this process may use (a container or taskset may leave it fewer)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_CGROUPS = (  # versions 2 and 1: folder, limit, what is in use, what of that is only cached files
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take, a container's limit included; 0: unknown."""
+    found = [1024 * _number("/proc/meminfo", "MemAvailable:")]
+    for folder, limit, used, cached in _CGROUPS:
+        if most := _number(f"{folder}/{limit}"):  # "max": no limit
+            reusable = _number(f"{folder}/memory.stat", cached)
+            found.append(most - _number(f"{folder}/{used}") + reusable)
+    return max(0, min(filter(None, found), default=0))
+
+
+def device_memory() -> int:
+    """Bytes that a device of JAX's may still take; 0: unknown."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return free_memory()
+    known = device.memory_stats() or {}
+    return max(0, known.get("bytes_limit", 0) - known.get("bytes_in_use", 0))
+
+
+def _number(path: str, name: str = "") -> int:
+    """The whole number after ``name`` in a file of the system's; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        text = Path(path).read_text(encoding="ascii")
+        words = next((w for line in text.splitlines() if (w := line.split())[0] == name), [])
+        return int(words[1] if name and words else text if not name else 0)
+    return 0
 
 
 def cpu_name(flags: bool = False) -> str:

@@ -1,13 +1,14 @@
 """Stopping in good order: SIGINT, SIGTERM and SIGHUP end a run after the steps in flight.
 
 In: the signals of the operating system. Out: a flag that the trainer reads, and an exit code that
-tells a cluster to start the same command again.
+tells a cluster to start the same command again. A second signal ends the process at once.
 """
 
 import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ class Stopped(Exception):
     def __init__(self, name: str, step: int):
         saved = f"{name} at step {step:,}: saved; the same command continues"
         super().__init__(f"{saved} (exit code {CONTINUE_ME})")
-        self.step = step
+        self.signal, self.step = name, step
 
 
 @dataclasses.dataclass
@@ -44,27 +45,58 @@ class Stop:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Note the first of ``KINDS`` instead of dying of it; one a second later kills."""
-    stop, noted_at = Stop(), 0.0
+    """Note the first of ``KINDS`` instead of dying of it; for one a second later see ``insist``."""
+    stop = Stop()
     terminals = [number for number in (1, 2) if os.isatty(number)]  # stdout and stderr
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted_at
         for terminal in terminals:
             if not os.isatty(terminal):  # it was closed: what is printed now would be an OSError
                 os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
-        if not stop.signal:
-            stop.signal, noted_at = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - noted_at > SAME_WISH_S:
-            # Patience is over: die of it, and at once. Python's own KeyboardInterrupt would take
-            # the interpreter down while the device still computes.
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+        stop.signal = stop.signal or signal.Signals(number).name
 
-    with contextlib.ExitStack() as before:
+    with contextlib.ExitStack() as before, insist():
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows none
             for kind in KINDS:
                 nohup = kind.name == "SIGHUP" and signal.getsignal(kind) is signal.SIG_IGN
                 if not nohup:  # it was ignored on purpose
                     before.callback(signal.signal, kind, signal.signal(kind, note))
         yield stop
+
+
+@contextlib.contextmanager
+def insist() -> Iterator[None]:
+    """A ``with`` in which a second wish to stop ends the process, whatever the main thread does.
+
+    Python's handlers wait until a compiled program returns, which may take minutes; this does not.
+    The exit code is what a shell says of a process that died of the signal.
+    """
+    global _insists
+    if _insists or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wakes, wake = socket.socketpair()
+    wake.setblocking(False)
+    before, _insists = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False), True
+    threading.Thread(target=_listen, args=(wakes,), name="second signal", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        wake.close()  # the thread ends
+        _insists = False
+
+
+_insists = False  # whether a ``with`` around this one listens already
+
+
+def _listen(wakes: socket.socket) -> None:
+    """Read the numbers of signals as they come, and end the process at the second wish."""
+    first = None
+    with wakes:
+        while numbers := wakes.recv(64):
+            now = time.monotonic()
+            for number in set(numbers) & set(KINDS):  # others may have a handler of Python's
+                first = first or now
+                if now - first > SAME_WISH_S:
+                    os._exit(128 + number)

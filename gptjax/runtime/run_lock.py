@@ -6,6 +6,7 @@ file system without locks the file's text is believed instead.
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -26,8 +27,21 @@ _LABEL_LIMIT = 4096  # bytes
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of the file system
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A lock that is held, and the file that it is on: (device, inode)."""
+
+    path: Path
+    file: tuple[int, int]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder is still the one that was locked: not renamed, removed or remade."""
+        return _file(self.path) == self.file
+
+
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path) -> Iterator[Held]:
     """Hold a work folder, made if it is absent, for the length of a ``with``.
 
     Raises:
@@ -52,11 +66,13 @@ def lock(workdir: Path) -> Iterator[None]:
             line = f"cannot write to {path.parent} ({why}); choose another --workdir"
             raise UserError(line) from error
         _claim(path, label, us)
+    ours = Held(path, _file(path))
     try:
         _write(path, json.dumps(us))
-        yield
+        yield ours
     finally:
-        _write(path, "")
+        if ours.is_there:
+            _write(path, "")
         held.release()
 
 
@@ -93,6 +109,15 @@ def _may_live(holder: dict[str, Any], us: dict[str, Any]) -> bool:
     except OSError:
         pass  # somebody else's process: it lives
     return True
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """Which file a path leads to; (0, 0) where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _holder(path: Path) -> dict[str, Any]:

@@ -7,22 +7,27 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
 from gptjax import models
 from gptjax.checkpoints.run import Run
-from gptjax.config.schema import Config
+from gptjax.config.schema import ATTENTION_MODELS, Config, ModelConfig
 from gptjax.data import corpora, dataset, tokenizers
 from gptjax.data.batching import Batch, get_batches
+from gptjax.errors import UserError
+from gptjax.evaluation import loss_eval
 from gptjax.evaluation.count_models import count_bigram_nats, fit_ngram
 from gptjax.evaluation.loss_eval import Evaluator
+from gptjax.runtime import devices
 from gptjax.runtime.sharding import Placement, check_divisible, make_mesh
 from gptjax.training import optimizer, scan
-from gptjax.training.train_step import StepMetrics, TrainState, init_state
+from gptjax.training.train_step import StepMetrics, TrainState, init_state, nats_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,36 @@ class Experiment:
 
     def _init(self) -> TrainState:
         return init_state(self.model, self.tx, self.config.seed)
+
+    def memory_needs(self) -> dict[str, int]:
+        """Bytes that training takes of each device, by what they hold; nothing is computed."""
+        state, train = self.abstract_state, self.config.train
+        rows = max(1, train.batch_size // train.accumulate // self.placement.mesh.size)
+        split = self.splits["train"]
+        T = split.lookback + split.window
+        x, w = (jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32))
+
+        def saved(params, batch, key):  # by the forward pass, for the backward pass
+            return jax.vjp(lambda params: nats_of(self.model, params, batch, key)[0], params)[1]
+
+        key = jax.eval_shape(lambda: self.dropout_key)
+        params, optimizer = _bytes(state.params), _bytes(state.opt_state)
+        activations = _bytes(jax.eval_shape(saved, state.params, Batch(x, x, w), key)) - params
+        needs = {"parameters": params, "gradients": params, "optimizer": optimizer}
+        return needs | {f"activations of {rows:,} rows": max(0, activations)}
+
+    def require_memory(self) -> None:
+        """Refuse, by a UserError, a training that would fill the memory until something dies."""
+        free, needs = devices.device_memory(), self.memory_needs()
+        total = sum(needs.values())
+        if free and total > free:
+            large = sorted(needs.items(), key=lambda item: -item[1])
+            parts = ", ".join(f"{n / 1e9:.1f} for {what}" for what, n in large if n > total / 100)
+            raise UserError(
+                f"this training needs about {total / 1e9:.1f} GB ({parts}), and "
+                f"{free / 1e9:.1f} GB of memory are free: set a smaller model.n_embd, n_layer or "
+                "block_size, a smaller train.batch_size, or a larger train.accumulate"
+            )
 
     @functools.cached_property
     def train_chunk(self) -> Callable[..., tuple[TrainState, StepMetrics]]:
@@ -110,6 +145,7 @@ def build(
     Raises:
       UserError: the corpus cannot be had, or the settings do not fit it or the devices.
     """
+    _require_mask(config.model)
     text = text or corpora.load(config.data, config.seed)
     tok = tok or tokenizers.build(config.tokenizer, text.text)
     model = models.build(config.model, tok.vocab_size, tok.start_id)
@@ -118,8 +154,33 @@ def build(
     dataset.check_lengths(splits)
     placement, tx = Placement(make_mesh()), optimizer.build(config.optim)
     check_divisible(train.batch_size, train.accumulate, placement.mesh)
-    evaluator = Evaluator(model, train.batch_size, train.eval_iters, placement.put_batch)
+    on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
+    evaluator = Evaluator(
+        model,
+        train.batch_size,
+        train.eval_iters,
+        placement.put_batch,
+        placement.mesh.size,
+        loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
+    )
     return Experiment(config, text, tok, model, tx, splits, placement, evaluator)
+
+
+def _require_mask(config: ModelConfig) -> None:
+    """Refuse a block whose causal masks alone, block_size² bytes each, would fill the memory."""
+    if config.kind not in ATTENTION_MODELS:
+        return
+    masks, free = (1 + config.n_layer) * config.block_size**2, devices.free_memory()
+    if free and masks > free:
+        raise UserError(
+            f"model.block_size={config.block_size} needs causal masks of {masks / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB of memory are free: set a smaller model.block_size"
+        )
+
+
+def _bytes(tree: Any) -> int:
+    """The size of a tree of arrays."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def of_run(run: Run, workdir: Path) -> Experiment:

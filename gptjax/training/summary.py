@@ -4,7 +4,6 @@ In: an ``Experiment``, its state, the trainer's ``Progress``. Out: the header on
 run.json; the exact losses, the curve, the verdict and summary.json.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,12 +15,17 @@ from gptjax.checkpoints import run
 from gptjax.config import schema
 from gptjax.data import corpora
 from gptjax.errors import UserError
+from gptjax.evaluation.baselines import block_losses
+from gptjax.evaluation.run_table import mean_and_error
 from gptjax.monitoring import metrics, plots
 from gptjax.monitoring.console import Terminal, duration
 from gptjax.monitoring.param_table import model_rows
 from gptjax.runtime import devices
 from gptjax.training.experiment import Experiment
 from gptjax.training.resume import FREE, Progress
+
+BIGRAM_REACHES = 0.02  # nats: how near a trained table of pairs comes to the count bigram
+TRY = "raise train.steps if the curve still falls, else try another optim.learning_rate"
 
 
 def first_page(
@@ -43,8 +47,7 @@ def first_page(
         "folder": str(workdir),
         "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
     }
-    title = config.name + (f" ({config.why})" if config.why else "")
-    terminal.header(title=title, lines=lines, model_rows=model_rows(params))
+    terminal.header(lines, model_rows(params))
     advice = "" if step else corpora.advice(config.data, exp.corpus)
     for note in filter(None, (advice, devices.check(devices.guess_platform()[0]), *notes)):
         terminal.note(note)
@@ -59,16 +62,22 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of summary.json: exact losses of the last and the best parameters, and speed.
 
-    The run is at its last step, with ``params``, and its best checkpoint is complete. As
-    predictions are made, ``busy`` is told (label, done, total).
+    The run is at its last step, with ``params``, and its best checkpoint is complete. ``busy`` of
+    a label makes who is told (done, total) predictions. ``train_seconds`` are those of all steps,
+    of which ``compile_seconds`` went into compiling, None where no step was timed without it; for
+    the errors see ``run_table.ERROR_MEANS``.
     """
 
     def exact_loss(params: Any, split: str) -> float:
-        told = functools.partial(busy, f"exact loss over {split}")
-        return exp.evaluator.exact_loss(params, exp.splits[split], told)
+        return exp.evaluator.exact_loss(params, exp.splits[split], busy(f"exact loss over {split}"))
 
-    final = {split: exact_loss(params, split) for split in ("train", "val")}
-    steps, best_step, best_val = exp.config.train.steps, progress.best_step, final["val"]
+    def val_loss(params: Any) -> tuple[float, float | None]:
+        tok, splits, told = exp.tokenizer, exp.splits, busy("exact loss over val")
+        return mean_and_error(block_losses(exp.evaluator, params, splits, tok, busy=told))
+
+    train_nats, (val_nats, val_error) = exact_loss(params, "train"), val_loss(params)
+    steps, best_step = exp.config.train.steps, progress.best_step
+    best_val, best_error = val_nats, val_error
     if best_step != steps:
         try:
             best = run.open_run(workdir, "best")
@@ -81,14 +90,20 @@ def measure(
                     f"the best checkpoint, of step {best_step}, is not there any more: "
                     f"best_val_nats is that of step {best.step}"
                 )
-            best_step, best_val = best.step, exact_loss(exp.placement.put(best.params), "val")
+            best_step = best.step
+            best_val, best_error = val_loss(exp.placement.put(best.params))
+    per_second = progress.steps_per_second
+    compiling = progress.train_seconds - steps / per_second if per_second else None
     return {
-        "final_train_nats": final["train"],
-        "final_val_nats": final["val"],
+        "final_train_nats": train_nats,
+        "final_val_nats": val_nats,
+        "final_val_nats_error": val_error,
         "best_val_nats": best_val,
+        "best_val_nats_error": best_error,
         "best_step": best_step,
         "steps": steps,
         "train_seconds": progress.train_seconds,
+        "compile_seconds": compiling,
         "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
@@ -104,60 +119,101 @@ def last_page(
 ) -> None:
     """Show what came of a run, and add the verdict to its figures; ``no_band``: see ``fit``."""
     config, say = exp.config, terminal.note
-    band = None if no_band else config.expected.get(exp.corpus.name)
-    why = no_band or f"{config.name} has no band for {exp.corpus.name}"
-    figures["verdict"], ok = verdict(figures["final_val_nats"], band, why)
+    figures["verdict"], ok = verdict(exp, figures, no_band)
     if text := metrics.last_sample(metrics.read(workdir / run.METRICS)):
         say(f"sample, temperature {config.sample.temperature}:")
         terminal.sample(text)
-    say(
-        "exact loss over the whole split, nats per token: "
-        f"train {figures['final_train_nats']:.4f}, val {figures['final_val_nats']:.4f}; "
-        f"best val {figures['best_val_nats']:.4f}, of step {figures['best_step']:,}"
-    )
-    say(
-        f"trained {figures['steps']:,} steps in {duration(figures['train_seconds'])}, "
-        f"{figures['tokens_per_second']:,.0f} tokens/s; everything is in {workdir}"
-    )
+    error, of_best = figures.get("final_val_nats_error"), ""
+    sure = f" ± {error:.4f} by the choice of val text" if error is not None else ""
+    if figures["best_step"] != figures["steps"]:
+        of_best = f"; best checkpoint, by its estimate, of step {figures['best_step']:,}: val "
+        of_best += f"{figures['best_val_nats']:.4f}"
+    train, val = figures["final_train_nats"], figures["final_val_nats"]
+    both = f"train {train:.4f}, val {val:.4f}{sure}{of_best}"
+    say(f"exact loss over the whole split, nats per token: {both}")
+    say(f"{_took(figures)}; everything is in {workdir}")
     terminal.verdict(figures["verdict"], ok)
+
+
+def _took(figures: dict[str, Any]) -> str:
+    """How long the steps took, and apart from them compiling and evaluating."""
+    steps, compiling = figures["steps"], figures.get("compile_seconds")
+    if not steps:
+        return "no steps, nothing was trained"
+    speed, seconds, evaluating = "", figures["train_seconds"], figures.get("evaluation_seconds")
+    if compiling is not None:  # seconds x tokens/s = steps x tokens of a step
+        seconds -= compiling
+        speed = f" ({figures['tokens_per_second']:,.0f} tokens/s), after {duration(compiling)} of"
+    plural = "s" if steps > 1 else ""
+    said = f"trained {steps:,} step{plural} in {duration(seconds)}{speed or ', with'} compiling"
+    return said + (f"; evaluations and samples {duration(evaluating)}" if evaluating else "")
 
 
 def write_last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict) -> None:
     """Write summary.json and loss.png; a full disk costs the files and not the figures shown."""
     metrics.write_json(workdir / run.SUMMARY, figures)
-    curves = plots.curves_of(metrics.read(workdir / run.METRICS))
+    exact = {name: [(figures["steps"], figures[f"final_{name}_nats"])] for name in ("train", "val")}
+    if figures["best_step"] != figures["steps"]:
+        exact["val"].insert(0, (figures["best_step"], figures["best_val_nats"]))
+    curves = plots.curves_of(metrics.read(workdir / run.METRICS), exact)
     baseline = {"count bigram": figures["count_bigram_val_nats"]}
-    title = f"{exp.config.name} on {exp.corpus.name}"
-    if no_picture := plots.loss_curves(workdir / run.CURVE, curves, baseline, title):
+    title = f"{exp.config.name} on {exp.corpus.name}: loss while training"
+    with terminal.doing(f"drawing {run.CURVE}"):
+        no_picture = plots.loss_curves(workdir / run.CURVE, curves, baseline, title)
+    if no_picture:
         terminal.note(no_picture)
 
 
-def verdict(val_nats: float, band: tuple | None, why_none: str = "") -> tuple[str, bool | None]:
-    """One line that says whether an exact loss is normal, and whether it is (None: nobody knows).
+def verdict(exp: Experiment, figures: dict[str, Any], changed: str = "") -> tuple[str, bool | None]:
+    """One sentence that says whether the last loss is normal, and whether it is (None: unknown).
 
-    ``band``: (low, high) that the config expects, nats per token; ``why_none``: why there is none.
+    ``changed``: settings that differ from those that the config's band is of; see why_no_band.
     """
-    if band is None:
-        return f"val {val_nats:.2f}: nothing to compare with ({why_none or 'no band'})", None
+    config, val, corpus = exp.config, figures["final_val_nats"], exp.corpus.name
+    gap = val - (bigram := figures["count_bigram_val_nats"])
+    band, pairs = config.expected.get(corpus), config.model.kind in ("bigram", "bigram_embed")
+    if not math.isfinite(val):
+        return f"val {val}: the training diverged, lower optim.learning_rate", False
+    if not config.predicts_next:
+        return f"val {val:.2f}: neighbours are hard to guess; look near shows what it learnt", None
+    side = f"{abs(gap):.4f} {'above' if gap > 0 else 'below'}" if round(gap, 4) else "equal to"
+    beside = f"{side} the count bigram's {bigram:.4f}"
+    if band and not changed:
+        said, ok = against_band(val, band)
+        return said + (f"; {beside}, about the best that pairs can do" if pairs and ok else ""), ok
+    said = f"val {val:.4f} nats per token, {beside}"
+    if pairs and gap < BIGRAM_REACHES:
+        return f"{said}: as expected, it is about the best that pairs can do", True
+    if pairs:
+        return f"{said}, which a table of pairs can reach: {TRY}", None
+    why = f"no config says what to expect of {corpus}"
+    if band:
+        why = f"with {changed} changed, the config's {band[0]:.2f}–{band[1]:.2f} need not hold"
+    return f"{said}; {why}" + (f": {TRY}" if gap > 0 and figures["steps"] else ""), None
+
+
+def against_band(val_nats: float, band: tuple[float, float]) -> tuple[str, bool]:
+    """Whether a loss is in the (low, high) that a config expects, nats per token, as a sentence."""
     low, high = band
-    if not math.isfinite(val_nats):
-        return f"val {val_nats}: the training diverged, lower optim.learning_rate", False
     # Two decimals, unless the band has more or they put the loss on the other side of its edge.
     same = (low <= round(val_nats, 2) <= high) == (low <= val_nats <= high)
     digits = 2 if same and all(x == round(x, 2) for x in band) else 4
-    loss, expected = f"{val_nats:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f}"
+    loss, expected = f"{val_nats:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f} nats per token"
     if low <= val_nats <= high:
-        return f"val {loss}: as expected, {expected} nats per token", True
+        return f"val {loss}: as expected, {expected}", True
     if val_nats < low:
-        return f"val {loss}: better than expected ({expected} nats per token)", True
-    hint = "if the curve still falls, raise train.steps, else try another optim.learning_rate"
-    return f"val {loss}: higher than expected ({expected} nats per token): {hint}", False
+        return f"val {loss}: {low - val_nats:.{digits}f} better than expected, {expected}", True
+    return (
+        f"val {loss}: {val_nats - high:.{digits}f} above what is expected, {expected}: {TRY}",
+        False,
+    )
 
 
 def why_no_band(overridden: Iterable[str]) -> str:
-    """Why a file's expected band says nothing of a run with these fields changed, "" if it does."""
-    # A band is one of a corpus, so naming another is covered; so is another seed. How often a run
-    # evaluates changes what it shows and not what it learns.
+    """The settings without which a config's expected band need not hold, "" where it does.
+
+    A band is one of a corpus, so naming another is covered; so is another seed. How often a run
+    evaluates changes what it shows and not what it learns.
+    """
     free = {*FREE, "data.name", "seed", "train.eval_every", "train.eval_iters"} - {"train.steps"}
-    changed = [path for path in overridden if not {path, path.split(".")[0]} & free]
-    return f"settings differ from the file's ({', '.join(changed)})" if changed else ""
+    return ", ".join(path for path in overridden if not {path, path.split(".")[0]} & free)

@@ -5,6 +5,7 @@ saw. All of it is pure: the state goes in and comes back changed. What makes it 
 (many steps in one loop, parts of a batch, bad steps) wraps it, in scan.py.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from flax import linen as nn
 
 from gptjax.data.batching import Batch, get_batches
 from gptjax.data.dataset import Split
-from gptjax.evaluation.loss_eval import Evaluator
+from gptjax.evaluation.loss_eval import Busy, Evaluator
 from gptjax.models.loss import cross_entropy
 
 
@@ -48,14 +49,16 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, seed: int) ->
     return TrainState(step=step, params=params, opt_state=tx.init(params), skipped=skipped)
 
 
+def nats_of(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
+    """(Σ nats, count of places) of a batch (B, T), dropout on: what training makes smaller."""
+    logits = model.apply({"params": params}, batch.x, train=True, rngs={"dropout": dropout_key})
+    return cross_entropy(logits, batch.y, batch.w)
+
+
 def sum_and_grads(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
     """((Σ nats, count of places), gradients of Σ nats) of a batch (B, T)."""
-
-    def nats(params):
-        logits = model.apply({"params": params}, batch.x, train=True, rngs={"dropout": dropout_key})
-        return cross_entropy(logits, batch.y, batch.w)
-
-    return jax.value_and_grad(nats, has_aux=True)(params)
+    nats = functools.partial(nats_of, model)
+    return jax.value_and_grad(nats, has_aux=True)(params, batch, dropout_key)
 
 
 def train_step(
@@ -90,16 +93,30 @@ def train_step(
 
 
 def estimate_loss(
-    evaluator: Evaluator, params: Any, splits: Mapping[str, Split], eval_iters: int, seed: int
+    evaluator: Evaluator,
+    params: Any,
+    splits: Mapping[str, Split],
+    eval_iters: int,
+    seed: int,
+    busy: Busy = None,
 ) -> dict[str, float]:
     """Page 8: the mean loss of ``eval_iters`` random batches of train and of val, dropout off.
 
     Nats per token. The batches are the same at every call: two estimates of one run differ by
-    what was learnt between them.
+    what was learnt between them. ``busy`` is told (done, total) after each part of them.
     """
-    out, batch_size, steps = {}, evaluator.batch_size, range(eval_iters)
-    for split in ("train", "val"):
-        batches = get_batches(splits[split], batch_size, seed, steps, f"eval_{split}")
-        nats, count = evaluator.batch_sums(params, batches)
-        out[split] = float(np.mean(nats / count))
+    out, batch_size = {}, evaluator.batch_size
+    for i, split in enumerate(("train", "val")):
+        losses: list[float] = []
+
+        def told(done, total, i=i, losses=losses):
+            if busy:
+                busy(i * eval_iters + len(losses) + done, 2 * eval_iters)
+
+        while (k := len(losses)) < eval_iters:
+            steps = range(k, min(k + evaluator.batches_of_a_call(splits[split]), eval_iters))
+            batches = get_batches(splits[split], batch_size, seed, steps, f"eval_{split}")
+            nats, count = evaluator.batch_sums(params, batches, told)
+            losses += (nats / count).tolist()
+        out[split] = float(np.mean(losses))
     return out

@@ -7,6 +7,7 @@ same bits, and the summary of a finished one.
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,37 +21,43 @@ from gptjax.generation.generate import preview
 from gptjax.monitoring import metrics, tensorboard
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import preemption, run_lock
+from gptjax.runtime.pace import Pace
 from gptjax.training import experiment, nonfinite, resume, summary
 from gptjax.training.train_step import StepMetrics, estimate_loss
 
 LOG_EVERY = 10  # steps per line of metrics.jsonl, and at least of timing.jsonl
-CHUNK_SECONDS = 0.5  # how long a compiled loop runs before signals and saves are seen to
 
 
 def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
-    ``no_band`` says why ``config.expected`` does not apply. Returns the contents of summary.json.
+    ``no_band``: settings for which ``config.expected`` need not hold, and then it is not saved
+    either. Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
         finite, or a checkpoint cannot be read or written.
       preemption.Stopped: a signal came; all is saved.
     """
-    exp = experiment.build(config)
-    exp.tokenizer.encode(config.sample.prompt)  # an unknown character speaks up before any folder
-    with (
-        preemption.watch() as stop,
-        run_lock.lock(workdir),
-        store.Checkpoints(workdir, config.checkpoint) as checkpoints,
-        contextlib.closing(Trainer(exp, workdir, terminal, checkpoints, stop)) as trainer,
-    ):
-        params, notes = trainer.state.params, trainer.notes
-        summary.first_page(exp, workdir, terminal, params, trainer.step, notes)
+    with terminal.doing("reading the corpus"):
+        # A run that is continued with its own config must not be measured against it.
+        exp = experiment.build(dataclasses.replace(config, expected={}) if no_band else config)
+        exp.tokenizer.encode(config.sample.prompt)  # what it lacks is said before any folder
+        exp.require_memory()
+    with contextlib.ExitStack() as open_:
+        stop = open_.enter_context(preemption.watch())
+        held = open_.enter_context(run_lock.lock(workdir))
+        checkpoints = open_.enter_context(store.Checkpoints(workdir, config.checkpoint))
+        with terminal.doing("preparing the model"):
+            trainer = Trainer(exp, workdir, terminal, checkpoints, stop, held)
+            open_.enter_context(contextlib.closing(trainer))
+            params, notes = trainer.state.params, trainer.notes
+            summary.first_page(exp, workdir, terminal, params, trainer.step, notes)
         trainer.run()
         figures = trainer.figures()
         summary.last_page(exp, workdir, terminal, figures, no_band)
         trainer.wait_for_checkpoint()
+        trainer.require_saved()
         summary.write_last_page(exp, workdir, terminal, figures)
         return figures
 
@@ -64,6 +71,7 @@ class Trainer:
     terminal: Terminal
     checkpoints: store.Checkpoints
     stop: preemption.Stop
+    held: run_lock.Held
 
     def __post_init__(self):
         """Continue the run that the folder has, or begin; a UserError if it has another one."""
@@ -99,8 +107,9 @@ class Trainer:
 
     def run(self) -> None:
         """Step, evaluate and save until the last step; ``preemption.Stopped`` after a signal."""
-        steps, chunk_length = self.exp.config.train.steps, 1
-        n, inputs = self._next_chunk(self.step, chunk_length)
+        train = self.exp.config.train
+        steps, pace = train.steps, Pace(1, train.chunk_steps)
+        n, inputs = self._next_chunk(self.step, pace.n)
         while True:
             self.stop_if_told_to()
             self._evaluate_if_due()
@@ -108,20 +117,22 @@ class Trainer:
                 return
             self.stop_if_told_to()
             began, rates = time.monotonic(), inputs[1]
-            state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
-            # The device works on this chunk; meanwhile the host gathers the next.
-            following = self._next_chunk(self.step + n, chunk_length)
-            self.state, seen = state, jax.device_get(seen)
+            first = self.step == (self.resumed or 0)
+            with self.terminal.doing("compiling the training step" if first else "training"):
+                state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
+                # The device works on this chunk; meanwhile the host gathers the next.
+                following = self._next_chunk(self.step + n, pace.n)
+                self.state, seen = state, jax.device_get(seen)
             seconds = time.monotonic() - began
             self._take_in(n, seen, np.asarray(rates), seconds)
-            chunk_length = max(1, min(4 * n, int(n * CHUNK_SECONDS / max(seconds, 1e-9))))
+            pace.took(n, seconds)
             n, inputs = following
             self.wait_for_checkpoint(only_look=True)  # a full disk is told now, not hours later
 
     def _next_chunk(self, step: int, most: int) -> tuple[int, Any]:
         """The next chunk: its length, up to the next event, and its batches and rates."""
         train, save_every = self.exp.config.train, self.exp.config.checkpoint.every_steps
-        ends = [train.steps, step + min(most, train.chunk_steps)]
+        ends = [train.steps, step + most]
         ends += [step - step % every + every for every in (train.eval_every, save_every) if every]
         n = min(ends) - step
         return (n, self.exp.chunk_inputs(step, n)) if n > 0 else (0, None)
@@ -187,11 +198,13 @@ class Trainer:
             self.save()
         line = {"step": self.step + 1, "bad_step": self.step, "bad_loss": str(loss_nats)}
         self.write(line | {"what": f"stopped: {what}"})
-        limit = self.exp.config.train.skip_nonfinite + 10
+        limit, skip = self.exp.config.train.skip_nonfinite + 10, ""
+        if state_is_good:  # else every step from here on is as bad
+            flag = f"--config.train.skip_nonfinite={limit}"
+            skip = f", pass over up to {limit} such steps with {flag}"
         raise UserError(
             f"step {self.step}: loss {loss_nats} nats, {what}; the last good checkpoint is "
-            f"of step {self.last_safe()}: look with --replay_step={self.step}, pass over up to "
-            f"{limit} such steps with --config.train.skip_nonfinite={limit}, or lower "
+            f"of step {self.last_safe()}: look with --replay_step={self.step}{skip}, or lower "
             "optim.learning_rate in another --workdir"
         )
 
@@ -207,15 +220,17 @@ class Trainer:
                 self.save()
 
     def _evaluate(self) -> None:
-        exp, progress, params, began = self.exp, self.progress, self.state.params, time.monotonic()
-        config, iters = exp.config, exp.config.train.eval_iters
-        nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed)
+        exp, progress, params = self.exp, self.progress, self.state.params
+        config, iters, began = exp.config, exp.config.train.eval_iters, time.monotonic()
+        busy = self._busy("estimating the loss")
+        nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed, busy)
         progress.evaluated = self.step
         is_best = progress.best_step is None or nats["val"] < progress.best_val_nats
         if is_best:
             progress.best_step, progress.best_val_nats = self.step, nats["val"]
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
-        text = preview(exp.model, params, exp.tokenizer, config.sample, exp.corpus.is_items, key)
+        items, busy = exp.corpus.is_items, self._busy("writing a sample")
+        text = preview(exp.model, params, exp.tokenizer, config.sample, items, key, busy)
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
         self.write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})
@@ -233,13 +248,18 @@ class Trainer:
             return known | {"count_bigram_val_nats": self.exp.bigram_nats["val"]}
         if self.progress.best_step != self.step:  # it is to be opened
             self.wait_for_checkpoint()
-
-        def busy(label: str, done: int, total: int) -> None:
-            self.terminal.busy(label, done, total)
-            self.stop_if_told_to()  # it takes minutes on a large text: the next start measures anew
-
         params, warn = self.state.params, self.terminal.warn
-        return summary.measure(self.exp, self.workdir, params, self.progress, busy, warn)
+        return summary.measure(self.exp, self.workdir, params, self.progress, self._busy, warn)
+
+    def _busy(self, label: str) -> Callable[[float, float], None]:
+        """Shows how far a work between the steps is; a signal ends it: the next start does it."""
+
+        def busy(done: float, total: float) -> None:
+            self.terminal.busy(label, done, total)
+            self.stop_if_told_to()
+
+        self.terminal.busy(label, 0, 1)
+        return busy
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; on a full disk do as ``checkpoint.on_full_disk`` says."""
@@ -261,6 +281,7 @@ class Trainer:
     def save(self, best: bool = False) -> None:
         """Have the state written; a UserError if it is not finite, or the save before failed."""
         began, exp, state = time.monotonic(), self.exp, self.state
+        self.require_folder()
         if name := nonfinite.first_nonfinite(state.params):
             raise UserError(
                 f"step {self.step}: parameter {name} is not finite, so it is not saved; the last "
@@ -275,6 +296,25 @@ class Trainer:
         self.checkpoints.save(self.step, parts, meta, best=best)
         self.saved, self.saved_at = self.step, time.monotonic()
         self.progress.checkpoint_seconds += self.saved_at - began
+
+    def require_folder(self) -> None:
+        """End the run, by a UserError, whose folder is not there any more."""
+        if not self.held.is_there:
+            raise UserError(
+                f"step {self.step}: {self.workdir} was renamed or removed while this run trained, "
+                f"and nothing is written there any more; the last checkpoint was of step "
+                f"{self.checkpoints.safe}: continue it by its new name as --workdir"
+            )
+
+    def require_saved(self) -> None:
+        """End, by a UserError, a run whose last steps no checkpoint has (see on_full_disk)."""
+        self.require_folder()
+        if (safe := self.checkpoints.safe) != self.step:
+            since = "none could be written" if safe is None else f"the last is of step {safe:,}"
+            raise UserError(
+                f"trained to step {self.step:,}, but of the checkpoints {since}: the parameters "
+                "since then are lost; make room and start again, which trains those steps anew"
+            )
 
     def stop_if_told_to(self) -> None:
         """After a signal save, and raise ``preemption.Stopped``; a UserError if it cannot be."""

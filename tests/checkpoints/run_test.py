@@ -1,6 +1,10 @@
 """A run's folder is opened from its checkpoint alone, and used from Python in three lines."""
 
+import dataclasses
+import inspect
 import json
+import math
+import os
 import shutil
 
 import numpy as np
@@ -8,9 +12,9 @@ import pytest
 import tiny_runs
 
 import gptjax
-from gptjax import evaluate
-from gptjax.checkpoints import store
-from gptjax.checkpoints.run import open_for_command, open_run, understand, which
+from gptjax import evaluate, sample
+from gptjax.checkpoints import directory, store
+from gptjax.checkpoints.run import Run, open_for_command, open_run, runs_below, understand, which
 from gptjax.config.schema import CheckpointConfig, Config, to_dict
 from gptjax.errors import UserError
 from gptjax.runtime.atomic_files import parse_json
@@ -106,12 +110,77 @@ def test_every_setting_reaches_the_sampler(run):
         ({"window": "sliding"}, "window='sliding'"),
         ({"seed": -1}, "seed=-1"),
         ({"prompt": "aé"}, "'é'"),
+        (
+            {"temprature": 1},
+            r"unknown setting temprature \(did you mean temperature\?\); there are",
+        ),
+        ({"max_length": 9}, r"unknown setting max_length \(here it is max_new_tokens"),
+        ({"device": "cpu"}, r"unknown setting device \(there is none: JAX"),
+        ({"zzz": 1}, "unknown setting zzz; there are prompt, max_new_tokens, temperature"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(settings, named, run):
     with pytest.raises(UserError, match=named) as error:
         run.generate(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_the_settings_and_their_defaults_are_the_same_everywhere():
+    def settings(function):
+        found = inspect.signature(function).parameters.values()
+        return {p.name: p.default for p in found if p.name not in ("run", "self", "unknown")}
+
+    assert settings(gptjax.generate) == settings(Run.generate)
+    assert settings(Run.settings).items() <= settings(Run.generate).items()
+    flags = {flag.name: flag.value or () for flag in sample.FLAGS}
+    for name, default in settings(Run.settings).items():
+        assert flags[name] == (default or ()), name
+
+
+def test_a_run_is_shown_in_one_line_and_in_a_notebook_as_a_table(run, workdir):
+    line, page = repr(open_run(workdir, 4)), open_run(workdir, 4)._repr_html_()
+    assert "\n" not in line and len(line) < 200
+    val = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))["final_val_nats"]
+    for fact in ("'tiny-gpt'", "gpt", "n_layer=1", "n_head=2", "n_embd=6", "block_size=6"):
+        assert fact in line and fact.split("=")[-1].strip("'") in page
+    assert "; step 4," in line and f"val {val:.4f}" in line and f"<td>{val:.4f}</td>" in page
+    leaves = directory.facts(directory.slots(workdir)[-1])["arrays"]["params"].values()
+    n = sum(math.prod(shape) for _, shape, _ in leaves)
+    assert line.endswith(f"; {n:,} parameters>") and f"<td>{n:,}</td>" in page
+    unmeasured = dataclasses.replace(run, val_nats=None)
+    assert "val" not in repr(unmeasured) and "val" not in unmeasured._repr_html_()
+
+
+def test_a_name_from_a_stranger_is_text_in_a_notebook(run):
+    evil = dataclasses.replace(run.config, name="<script>\x1b[2J\n")
+    shown = dataclasses.replace(run, config=evil)
+    assert "<script>" not in shown._repr_html_() and "\n" not in repr(shown)
+    assert "\x1b" not in repr(shown) + shown._repr_html_()
+
+
+def test_the_runs_are_listed_newest_first(workdir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no run below runs/" in runs_below("runs") and "--config=gpt" in runs_below("runs")
+    (tmp_path / "runs/empty/checkpoints").mkdir(parents=True)
+    assert "no run below runs/" in runs_below("runs")
+    for age, name in enumerate(["runs/a", "runs/ladder/head", "runs/c"]):
+        shutil.copytree(workdir, name)
+        os.utime(f"{name}/checkpoints", (1e9 - age, 1e9 - age))
+    (tmp_path / "runs/c/summary.json").unlink()
+    figures = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    measured = f"(step {figures['best_step']}, val {figures['best_val_nats']:.4f})"
+    assert runs_below("runs") == (
+        ": name a run, such as --workdir=runs/a; newest first: "
+        f"runs/a {measured}, runs/ladder/head {measured}, runs/c (step 4)"
+    )
+    with pytest.raises(UserError, match="--workdir is missing: name a run, such as --workdir=runs"):
+        open_for_command("", "best", print)
+    with pytest.raises(UserError, match="no folder ''|holds no checkpoint") as error:
+        gptjax.load("")
+    assert "runs/a" not in str(error.value)
+    for i in range(10):
+        shutil.copytree("runs/a", f"runs/more{i}")
+    assert runs_below("runs").endswith(" and 3 more") and "more9 (" in runs_below("runs")
 
 
 @pytest.fixture(scope="module")

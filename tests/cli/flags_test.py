@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
-from toy_command import FLAGS, assert_one_line, call, fails, read
+from toy_command import FLAGS, NAME, assert_one_line, call, fails, read
 
-from gptjax.cli import flags
-from gptjax.config import schema
+from gptjax.cli import flags, main
+from gptjax.config import parse, schema
 
 
 def test_flags_that_are_not_set_have_their_defaults():
@@ -161,6 +161,12 @@ CONFIG_MISTAKES = [
     (["--config=gpt", "--model.n_layer=2"], ["--model.n_layer", "--config.model.n_layer?"]),
     (["--config=gpt", "--config.model=gpt"], ["--config.model ", "group", "model.kind"]),
     (["--config=gpt", "--config.=1"], ["--config."]),
+    (["--config=gpt", "--max_iters=5"], ["unknown flag --max_iters (here it is --config.train.s"]),
+    (["--config=gpt", "--batch-size=32"], ["--batch-size", "did you mean --config.train.batch"]),
+    (["--config=gpt", "--config.optim.lr=1"], ["(here it is --config.optim.learning_rate)"]),
+    (["--config=gpt", "--device=cpu"], ["unknown flag --device (there is none: JAX"]),
+    (["--config=gpt", "--config.dtype=x"], ["unknown field --config.dtype (there is none: "]),
+    (["--config=gpt", "--remat=1"], ["unknown flag --remat (there is none: ", "train.accumulate"]),
     (["--config=gpt", "--config.model[0]=1"], ["--config.model[0]"]),
     (["--config=gpt", "--config.zzzz=1"], ["--config.zzzz", "--print_config"]),
     (["--config=gpt", "--config.model.n_layer=two"], ["n_layer=two", "a whole number"]),
@@ -185,6 +191,36 @@ def test_a_mistake_on_the_command_line_is_one_line_and_code_2(argv, named, capsy
 @pytest.mark.parametrize("argv, named", CONFIG_MISTAKES, ids=lambda x: " ".join(x)[-40:])
 def test_a_mistake_about_the_config_is_one_line_and_code_2(argv, named, capsys):
     assert_one_line(call(fails, *argv, config=True), capsys, named)
+
+
+def saved(workdir: str) -> schema.Config | None:
+    """A folder "run" holds a run of other settings; others hold none."""
+    values = {"model": {"n_embd": 64}, "expected": {"my.txt": (1.0, 2.0)}, "name": "saved"}
+    return parse.from_dict(values) if workdir == "run" else None
+
+
+def test_without_a_config_the_run_in_the_folder_has_its_own():
+    def args(*argv):
+        return flags.read([NAME, *argv], FLAGS, True, saved=saved)
+
+    plain = args("--workdir=run")
+    assert plain.config == saved("run") and plain.overridden == []
+    more = args("--workdir=run", "--config.train.steps=5000", "--config.seed=1337")
+    assert more.config.train.steps == 5000 and more.overridden == ["train.steps"]
+    assert more.config.model == saved("run").model and more.config.expected
+    assert args("--workdir=run", "--config=bigram").config.name == "bigram"
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        ([], ["toy: --config is missing: to train, choose one of bigram,", "--workdir"]),
+        (["--workdir=other"], ["toy: other holds no run to continue, and --config is missing"]),
+    ],
+)
+def test_without_a_config_or_a_run_both_ways_out_are_told(argv, named, capsys):
+    code = main.call(fails, [NAME, *argv], flags=FLAGS, config=True, saved=saved)
+    assert_one_line(code, capsys, [*named, "gpt", "--help"])
 
 
 @pytest.mark.parametrize("fields", ["{'seed': 5}", "{'sed': 5}"])

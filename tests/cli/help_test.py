@@ -7,7 +7,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_command import call, fails, read
+from toy_command import ABOUT, FLAGS, call, fails, read
 
 from gptjax.cli import help
 from gptjax.config import schema
@@ -22,6 +22,12 @@ def test_help_shows_what_the_command_does_and_every_flag(flag, capsys):
     for line in ("--number=7", "--heat=0.5", "--loud=false", "--split=val", "--debug=false"):
         assert f"\n{line} " in out
     assert "\n--seed " in out and "how many, pieces" in out and "config" not in out
+
+
+def test_the_consoles_command_is_shown_as_it_is_called():
+    page = help.help_page("gptjax toy", ABOUT, FLAGS, None)
+    assert page.startswith("usage: gptjax toy [--flag=value ...]\n")
+    assert "\n    gptjax toy --number=3\n" in page and "python -m" not in page
 
 
 def test_help_needs_no_config_and_lists_its_fields(capsys):

@@ -20,7 +20,7 @@ def write_config(folder: Path, body: str) -> str:
     return str(path)
 
 
-def test_the_names_are_the_files_of_the_repository():
+def test_the_names_are_the_files_of_the_clone():
     found = sorted(path.stem for path in Path(__file__).parents[2].glob("configs/*.py"))
     assert files.names() == found and {"bigram", "gpt", "ladder"} <= set(found)
 
@@ -62,7 +62,7 @@ def refusal(name: str) -> str:
 @pytest.mark.parametrize(
     "name, named",
     [
-        ("", ["--config is missing", "bigram", "gpt", "--help"]),
+        ("", ["no config file ''", "bigram", "gpt"]),
         ("gtp", ["'gtp'", "did you mean gpt?", "bigram"]),
         ("configs/bigrm.py:small", ["'configs/bigrm.py:small'", "did you mean bigram?"]),
         ("/", ["'/'", "choose one of"]),
@@ -88,7 +88,11 @@ def test_a_name_of_no_config_is_told_the_names(name, named):
         ("def get_config(:\0", ["mine.py", "null bytes"]),
         ("def get_config():\n    return '\xff'\n", ["mine.py"]),
         ("C.model.n_layr = 3", ["line 4", "n_layr", "n_layer?"]),
-        ("C.model.zzzzzz = 3", ["line 4", "zzzzzz", "--print_config"]),
+        ("C.model.zzzzzz = 3", ["line 4", "zzzzzz;", "--help"]),
+        ("C.max_iters = 3", ["line 4", "unknown field max_iters (here it is train.steps)"]),
+        ("C.train.update(max_iters=3)", ["line 4", "max_iters (here it is train.steps)"]),
+        ("C.device = 'cpu'", ["line 4", "device (there is none: ", "JAX_PLATFORMS=cpu"]),
+        ("C.optim.lr = 3.0", ["line 4", "lr (here it is optim.learning_rate)"]),
         ("C.modl.n_layer = 3", ["line 4", "modl", "model?"]),
         ("C.model.n_layer = 'three'", ["line 4", "n_layer", "str", "int"]),
         ("C.model.n_layer = 2.5", ["line 4", "n_layer", "float", "int"]),

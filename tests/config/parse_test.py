@@ -7,7 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from gptjax import config as exported
-from gptjax.config.parse import base, from_dict
+from gptjax.config import files
+from gptjax.config.parse import base, from_dict, override, settings_of
 from gptjax.config.schema import Config, fields, to_dict
 from gptjax.errors import UserError
 
@@ -90,6 +91,61 @@ def test_a_misspelt_field_of_the_base_is_an_error_at_once():
         config.model.n_layer = "two"
     config.model.n_layer = 2
     assert from_dict(config).model.n_layer == 2
+
+
+def test_the_settings_of_a_config_make_it_again():
+    values = {"expected": {"my.txt": (1, 2)}, "model": {"kind": "mlp"}}
+    config = from_dict(values)
+    settings = settings_of(config)
+    assert from_dict(settings) == config and settings.is_locked
+    with pytest.raises(AttributeError, match="n_layer"):
+        settings.model.n_layers = 2
+
+
+# ---- overrides from Python --------------------------------------------------------------------
+
+
+def test_fields_are_set_by_last_name_or_path_and_those_that_changed_are_told():
+    settings = files.load("gpt:small")
+    values = {"steps": 7, "n_layer": 2, "model.n_head": 4, "learning_rate": 1, "name": "x"}
+    changed = override(settings, values)
+    assert changed == ["train.steps", "model.n_layer", "optim.learning_rate", "name"]
+    config = from_dict(settings)
+    assert (config.train.steps, config.model.n_layer, config.name) == (7, 2, "x")
+    assert config.data.name == "shakespeare"  # a field at the top is meant by its bare name
+
+
+def test_what_a_file_computes_from_an_overridden_field_follows():
+    settings = base()
+    settings.model.n_hidden = settings.model.get_ref("n_embd") * 3
+    override(settings, {"n_embd": 20})
+    assert from_dict(settings).model.n_hidden == 60
+
+
+def test_a_config_dict_of_a_few_fields_takes_others_too():
+    settings = ConfigDict({"seed": 3})
+    assert override(settings, {"steps": 5}) == ["train.steps"]
+    assert from_dict(settings) == from_dict({"seed": 3, "train": {"steps": 5}})
+
+
+@pytest.mark.parametrize(
+    "values, named",
+    [
+        ({"kind": "gpt"}, ["called kind", "data.kind", "tokenizer.kind", '**{"model.kind": ...}']),
+        ({"n_layers": 2}, ["unknown field n_layers", "did you mean model.n_layer?"]),
+        ({"lr": 1e-3}, ["unknown field lr", "here it is optim.learning_rate"]),
+        ({"out_dir": "x"}, ["unknown field out_dir", "here it is workdir"]),
+        ({"zzz": 1}, ["unknown field zzz; ", "--help"]),
+        ({"model": {"n_layer": 3}}, ["unknown field model"]),
+        ({"steps": "7"}, ["train.steps='7'", "must be int"]),
+        ({"steps": 5, "train.steps": 6}, ["train.steps is given twice"]),
+    ],
+)
+def test_an_override_that_means_nothing_is_one_line(values, named):
+    with pytest.raises(UserError) as caught:
+        override(base(), values)
+    message = str(caught.value)
+    assert "\n" not in message and all(part in message for part in named), message
 
 
 # ---- what is refused --------------------------------------------------------------------------

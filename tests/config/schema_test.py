@@ -242,7 +242,10 @@ BAD = [
     ("model.n_head", 200, "n_embd=200"),
     ("optim.name", "adam", "one of adamw, sgd (did you mean 'adamw'?)"),
     ("optim.schedule", "linear", "cosine, constant, step"),
-    *(("optim.learning_rate", value, "above 0 and finite") for value in (0.0, -1e-3, NAN, INF)),
+    *(
+        ("optim.learning_rate", value, "above 0 and at most 1e+38")
+        for value in (0.0, -1e-3, NAN, INF, 1e308)
+    ),
     *(
         (f"optim.{name}", -1, "at least 0")
         for name in ("warmup_steps", "weight_decay", "clip_norm")
@@ -262,11 +265,15 @@ BAD = [
         (f"train.{name}", 0, "at least 1")
         for name in ("batch_size", "accumulate", "eval_iters", "chunk_steps")
     ),
-    ("train.steps", 2**31, "at most 2,147,483,647"),
+    *(
+        (path, 2**31, "at most 2,147,483,647")
+        for path in ("train.steps", "train.accumulate", "optim.warmup_steps", "train.eval_every")
+    ),
+    ("optim.weight_decay", 1e308, "at most 1e+38"),
     ("sample.max_new_tokens", -1, "at least 0"),
     ("sample.temperature", -0.5, "at least 0"),
     ("sample.temperature", NAN, "at least 0"),
-    ("sample.temperature", INF, "finite"),
+    *(("sample.temperature", value, "at most 1e+38") for value in (INF, 1e300)),
     ("name", "a/b", "the name of a folder"),
 ]
 
@@ -277,6 +284,11 @@ def test_a_wrong_value_names_the_field_the_value_and_the_way_out(path, value, wa
     value = wanted(value)
     message = refusal(nested(path, value))
     assert path in message and str(value) in message and way_out in message
+
+
+@pytest.mark.parametrize("path", ["name", "why"])
+def test_a_title_is_characters_and_not_stray_bytes(path):
+    assert "is not UTF-8" in refusal(nested(path, "a\udcff"))
 
 
 def test_a_message_is_the_field_the_value_and_its_bounds():

@@ -1,10 +1,10 @@
 """A text is read as UTF-8 without what Windows adds; what is no text is explained in one line."""
 
 import os
-from pathlib import Path
 
 import pytest
 
+from gptjax.data import text_file
 from gptjax.data.text_file import read_text
 from gptjax.errors import UserError
 
@@ -49,11 +49,11 @@ def test_a_path_that_is_no_file_is_explained_in_one_line(name, says):
 
 
 def test_a_file_that_may_not_be_read_is_explained(tmp_path, monkeypatch):
-    def refuse(self):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "mine").touch()
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(text_file, "open", refuse, raising=False)
     with pytest.raises(UserError, match="mine' cannot be read: Permission denied"):
         read_text(str(tmp_path / "mine"))
 
@@ -63,3 +63,23 @@ def test_a_text_is_read_without_what_windows_adds(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "naïve\r\nold\rlines \n\n".encode())
     assert read_text("~/a.txt") == read_text(str(tmp_path / "a.txt")) == "naïve\nold\nlines \n\n"
+
+
+def test_a_text_of_many_blocks_is_whole_and_a_late_nul_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_file, "_BLOCK_BYTES", 7)
+    path, text = tmp_path / "a.txt", "aé€😀\n" * 50
+    path.write_text(text, encoding="utf-8")
+    assert read_text(str(path)) == text
+    path.write_bytes(text.encode() + b"x\0")
+    with pytest.raises(UserError, match=f"byte {len(text.encode()) + 1} is NUL"):
+        read_text(str(path))
+
+
+def test_a_text_that_memory_cannot_take_is_refused_unread(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("abc\n" * 1000)
+    monkeypatch.setattr(text_file.devices, "free_memory", lambda: 39_999)
+    with pytest.raises(UserError, match="takes 10 times its size in memory.*give a part of it"):
+        read_text(str(tmp_path / "a.txt"))
+    for enough in (40_000, 0):  # 0: unknown
+        monkeypatch.setattr(text_file.devices, "free_memory", lambda enough=enough: enough)
+        assert len(read_text(str(tmp_path / "a.txt"))) == 4000

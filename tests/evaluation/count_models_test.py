@@ -48,6 +48,17 @@ def test_it_is_the_count_pair_by_pair(train, tokens, add):
     )
 
 
+@given(train=TOKENS, tokens=TOKENS)
+def test_the_nats_of_each_pair_have_the_mean(train, tokens):
+    train, tokens = np.array(train, np.int32), np.array(tokens, np.int32)
+    counted = count_models.count_bigram(train[:-1], train[1:], 7)
+    each = counted.each(tokens[:-1], tokens[1:])
+    assert each.shape == (len(tokens) - 1,)
+    np.testing.assert_allclose(each.mean(), by_hand(train, tokens, 7, 1.0), rtol=1e-12)
+    last = counted.each(tokens[-2:-1], tokens[-1:])
+    np.testing.assert_allclose(each[-1:], last, rtol=1e-12)  # each has its own place
+
+
 def test_a_pair_that_training_never_saw_is_impossible_unless_counted_up():
     train = [0, 1, 0, 1]
     assert nats(train, [1, 1], 3, add=0) == math.inf
@@ -178,5 +189,5 @@ def test_total_variation_is_half_the_distance_of_the_probabilities():
 
 def test_single_tokens_by_counting():
     train_tokens, tokens = np.array([0, 0, 1]), np.array([0, 2])
-    expected = -(math.log(3 / 6) + math.log(1 / 6)) / 2
+    expected = [-math.log(3 / 6), -math.log(1 / 6)]
     np.testing.assert_allclose(count_models.unigram_nats(train_tokens, tokens, 3), expected)

@@ -120,7 +120,41 @@ def test_batches_go_where_they_are_put(case):
     assert ours.exact_loss(params, split) == evaluator.exact_loss(params, split)
     assert ours.score(params, split).nats.tolist() == evaluator.score(params, split).nats.tolist()
     assert sum(len(part) for part in ours.row_losses(params, split)) == len(split.first) == 14
-    assert seen == [(K, B, 5)] * 2 + [(1, B, 5)] * 4 + [(K, B, 5)] * 2
+    assert seen == [(K, B, 5)] * 6
+
+
+@pytest.mark.parametrize("kind", ["bigram", "gpt", "mlp"])
+def test_what_is_too_much_for_one_call_is_done_in_parts_to_the_same_sums(case, kind):
+    whole, params, split = case(kind)
+    T = split.lookback + split.window
+    batches = next(whole_split(split, B, 5))
+    assert whole.call_shape(T) == (K, B)
+    row_flops, told = T * whole._flops_per_token, []
+    for fit, shape in ((2.5 * B, (2, B)), (B - 0.5, (1, B // 2)), (0.1, (1, 1))):
+        parts = Evaluator(whole.model, B, K, call_flops=fit * row_flops)
+        assert parts.call_shape(T) == shape
+        found = parts.batch_sums(params, batches, lambda *done: told.append(done))
+        np.testing.assert_allclose(found, whole.batch_sums(params, batches), rtol=1e-6)
+        done, (total,) = [d for d, _ in told], {n for _, n in told}
+        assert done == sorted(set(done)) and done[-1] == total == 5
+        assert len(done) == -(-5 * B // (shape[0] * shape[1]))
+        told.clear()
+        np.testing.assert_allclose(
+            parts.exact_loss(params, split), whole.exact_loss(params, split), rtol=1e-6
+        )
+        rows = [np.concatenate(list(e.row_losses(params, split))) for e in (parts, whole)]
+        np.testing.assert_allclose(*rows, rtol=1e-5)
+
+
+def test_a_call_of_the_lectures_gpt_is_half_a_second_of_two_cores_and_rows_are_shared_out():
+    model = models.build(ModelConfig("gpt", 256, 6, 6, 384), 65)
+    for n_devices, rows in ((1, 8), (2, 8), (16, 16)):  # of 64: 6.05 GFLOP each
+        evaluator = Evaluator(model, 64, 200, n_devices=n_devices)
+        assert evaluator.call_shape(256) == (1, rows)
+    assert Evaluator(model, 64, 200, call_flops=1e13).call_shape(256) == (25, 64)
+    # A table has no products, and is not free.
+    n, rows = Evaluator(models.build(ModelConfig("bigram"), 65), 64, 10**6).call_shape(8)
+    assert rows == 64 and 1e4 < n < 1e6
 
 
 def test_the_forward_pass_is_compiled_once_for_a_model_a_question_and_a_shape(case):

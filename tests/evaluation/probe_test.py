@@ -69,12 +69,14 @@ def test_near_and_analogy_are_the_cosines_of_the_table(run_of):
     unit = table / np.linalg.norm(table, axis=1, keepdims=True)
     s, o, i = (names.index(name) for name in "soi")
     expected = {name: unit[s] @ unit[n] for n, name in enumerate(names) if n != s}
-    found = probe.near(run, "s", 99)
+    found, n_others = probe.near(run, "s", 99)
+    assert n_others == len(found) == len(names) - 1
     assert [name for name, _ in found] == sorted(expected, key=lambda name: -expected[name])
     np.testing.assert_allclose([c for _, c in found], sorted(expected.values(), reverse=True))
     direction = unit[o] - unit[s] + unit[i]
     cosines = unit @ direction / np.linalg.norm(direction)
-    ((best, cosine),) = probe.analogy(run, ["s", "o", "i"], 1)
+    ((best, cosine),), n_others = probe.analogy(run, ["s", "o", "i"], 1)
+    assert n_others == len(names) - 3
     left = [n for n in range(len(names)) if n not in (s, o, i)]
     assert names.index(best) == max(left, key=lambda n: cosines[n])
     np.testing.assert_allclose(cosine, cosines[left].max())
@@ -82,8 +84,9 @@ def test_near_and_analogy_are_the_cosines_of_the_table(run_of):
 
 def test_a_word_is_answered_with_words_and_a_mark_with_all(run_of):
     run = run_of("bigram_embed", TEXT, tokens="word")
-    assert sorted(name for name, _ in probe.near(run, "it", 9)) == ["is", "so"]
-    assert len(probe.near(run, ".", 9)) == run.tokenizer.vocab_size - 1
+    found, n_others = probe.near(run, "it", 9)
+    assert sorted(name for name, _ in found) == ["is", "so"] and n_others == 2
+    assert len(probe.near(run, ".", 9)[0]) == run.tokenizer.vocab_size - 1
 
 
 def test_a_run_that_learnt_of_words_alone_says_so_of_a_mark(run_of):

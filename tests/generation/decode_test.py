@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.config.schema import MODELS, ModelConfig
+from gptjax.config.schema import MODELS, WINDOWS, ModelConfig
 from gptjax.generation import decode, sampling
 from gptjax.models.gpt import GPTLanguageModel
 from gptjax.models.gpt_cached import CachedGPT
@@ -61,18 +61,19 @@ def keys(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
-def run(model, params, prompts, key_B, n, window="exact", sampler=PLAIN, end_id=None, pieces=1):
-    """The engine: (ids, log-probabilities of what was made) of each row, and the last state."""
+def run(model, params, prompts, key_B, n, window="exact", sampler=PLAIN, end_id=None, room=99):
+    """The engine, ``room`` tokens a call: (ids, ln P of what was made) by row, the last state."""
     model, params = decode.prepare(model, params)
-    state = decode.start(model, params, prompts, n, key_B)
-    for piece in np.array_split(np.arange(n), pieces):
-        state = decode.advance(model, window, params, state, sampler, len(piece), end_id)
-    found = []
-    for b, prompt in enumerate(prompts):
-        length = int(state.length_B[b])
-        made = np.asarray(state.log_prob_BxL)[b, len(prompt) : length]
-        found.append((np.asarray(state.ids_BxL)[b, :length].tolist(), made))
-    return found, state
+    state = decode.start(model, params, prompts, key_B, room)
+    texts, made = [prompt.tolist() for prompt in prompts], [[] for _ in prompts]
+    for done in range(0, n, room):
+        piece = min(room, n - done)
+        state = decode.advance(model, window, params, state, sampler, piece, end_id)
+        for b, text in enumerate(texts):
+            new = slice(len(text) - int(state.begin_B[b]), int(state.length_B[b]))
+            text += np.asarray(state.ids_BxL)[b, new].tolist()
+            made[b] += np.asarray(state.log_prob_BxL)[b, new].tolist()
+    return list(zip(texts, made, strict=True)), state
 
 
 def prompts_of(*lengths, seed=3):
@@ -96,8 +97,8 @@ def trained(random_params):
     return make
 
 
-# Prompts shorter and longer than the context. Seven rows and a buffer of 32 places in most tests:
-# they share their compiled programs.
+# Prompts shorter and longer than the context. Seven rows and one buffer in most tests: they share
+# their compiled programs.
 RAGGED, N_NEW = (1, 3, W, W + 1, 2 * W + 3, 4, 2), 2 * W + 5
 
 
@@ -115,7 +116,7 @@ def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
 
 
 @pytest.mark.parametrize("block_size", [1, 5, W])
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):
     model, params = trained(gpt(block_size=block_size, n_layer=2 if block_size == W else 1))
     prompts = prompts_of(*RAGGED, seed=7)
@@ -129,7 +130,7 @@ def test_refill_is_exact_until_the_cache_is_full_and_then_differs(trained):
     prompts = prompts_of(*RAGGED)
     exact, refill = (
         [ids for ids, _ in run(model, params, prompts, keys(7), N_NEW, window)[0]]
-        for window in decode.WINDOWS
+        for window in WINDOWS
     )
     for b in (0, 1, 5, 6):  # the prompts shorter than the context
         assert exact[b][: W + 1] == refill[b][: W + 1]
@@ -145,7 +146,7 @@ def test_the_loop_is_prepared_for_the_cached_twin_of_a_gpt_and_any_other_model_a
     assert decode.prepare(other, params) == (other, params)
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_a_row_is_the_same_alone_and_among_seven(window, trained):
     model, params = trained(gpt())
     prompts, key_B = prompts_of(*RAGGED), keys(7, 2)
@@ -155,20 +156,24 @@ def test_a_row_is_the_same_alone_and_among_seven(window, trained):
         assert alone[0][0] == together[b][0]
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
-def test_in_pieces_is_at_once(window, trained):
+@pytest.mark.parametrize("window", WINDOWS)
+def test_in_pieces_in_a_short_buffer_is_at_once_in_a_long_one(window, trained):
     model, params = trained(gpt())
-    prompts = prompts_of(*RAGGED)
-    whole, _ = run(model, params, prompts, keys(7), N_NEW, window)
-    parts, _ = run(model, params, prompts, keys(7), N_NEW, window, pieces=6)
+    prompts, how = prompts_of(*RAGGED), (window, sampling.build(0.9, repetition_penalty=1.3))
+    whole, long = run(model, params, prompts, keys(7), N_NEW, *how)
+    parts, short = run(model, params, prompts, keys(7), N_NEW, *how, room=3)
     assert [ids for ids, _ in whole] == [ids for ids, _ in parts]
+    for (_, log_probs), (_, again) in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(log_probs, again, rtol=1e-5, atol=1e-6)
+    assert short.ids_BxL.shape[1] == W + 1 + 3 < N_NEW  # the texts' beginnings left it
+    np.testing.assert_array_equal(short.begin_B + short.length_B, long.begin_B + long.length_B)
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
+@pytest.mark.parametrize("window", WINDOWS)
 def test_a_row_ends_at_its_end_token_and_the_others_go_on(window, trained):
     model, params = trained(gpt())
     prompts, key_B, end_id = prompts_of(*RAGGED), keys(7, 8), 5
-    found, state = run(model, params, prompts, key_B, N_NEW, window, end_id=end_id, pieces=3)
+    found, state = run(model, params, prompts, key_B, N_NEW, window, end_id=end_id, room=6)
     made = []
     for (ids, _), prompt, key in zip(found, prompts, key_B, strict=True):
         again = reference(
@@ -212,7 +217,7 @@ def test_draws_have_the_distribution_of_the_model():
     model, n = models.build(ModelConfig("bigram"), V), 20_000
     table = np.random.default_rng(9).normal(size=(V, V)).astype(np.float32)
     params = {"token_embedding_table": {"embedding": table}}
-    state = decode.start(model, params, [np.array([3])] * n, 1, keys(n))
+    state = decode.start(model, params, [np.array([3])] * n, keys(n), room=1)
     state = decode.advance(model, "exact", params, state, sampling.build(1.5, 8), 1)
     weights = np.exp(table[3].astype(np.float64) / 1.5)
     p = np.where(weights >= np.sort(weights)[-8], weights, 0)
@@ -221,8 +226,8 @@ def test_draws_have_the_distribution_of_the_model():
     assert stats.chisquare(counts[p > 0], p[p > 0] * n).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("window", decode.WINDOWS)
-def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(window, trained):
+@pytest.mark.parametrize("window", WINDOWS)
+def test_other_lengths_numbers_and_seeds_compile_nothing_new(window, trained):
     model, params = trained(gpt())
 
     def programs():
@@ -237,7 +242,7 @@ def test_prompts_of_one_bucket_other_numbers_and_seeds_compile_nothing_new(windo
     before = programs()
     generate(RAGGED[::-1], 16, 0, 0.8, 5)
     generate((4, 5, 6, 1, 2, 3, 14), 18, 1, 1.3, 3)
-    generate((7, 3, 11, 1, 2, 9, 1), 20, 2, 0, 1)
+    generate((7, 3, 11, 1, 2, 9, 1), 60, 2, 0, 1)
     assert programs() == before
     n_rows = 2 if window == "exact" else 3  # so many rows are a program of their own,
     run(model, params, prompts_of(*[1] * n_rows), keys(n_rows), 2, window)

@@ -104,6 +104,25 @@ def test_the_preview_of_items_is_a_few_of_them_a_line_each(small):
     assert {sample.why for sample in made} == {"end", "length"}
 
 
+def test_a_long_text_is_made_in_bounded_pieces_and_is_the_same(small, monkeypatch):
+    model, params = small("gpt")
+    key, config, n = jax.random.key(3), SampleConfig("ab", 700, 0.7), []
+    monkeypatch.setattr(generate, "ROOM", 50)
+    in_pieces = generate.preview(
+        model, params, CHARS, config, False, key, lambda done, total: n.append((done, total))
+    )
+    settings, key_R, m = Settings(700, sampling.build(0.7)), row_keys(key, 1, 1), []
+    (sample,) = continue_rows(
+        model, params, CHARS, ["ab"], key_R, settings, busy=lambda *told: m.append(told)
+    )
+    for told in (n, m):
+        done, (total,) = [0, *(made for made, _ in told)], {total for _, total in told}
+        assert total == 700 == done[-1] and max(np.diff(done)) <= 50 and len(done) > 700 / 50
+    idx = CHARS.encode("ab")[None]
+    plain = np.asarray(generate.generate(model, params, idx, 700, key_R, 0.7))[0, 2:]
+    assert in_pieces == "ab" + CHARS.decode(plain) and list(sample.ids) == plain.tolist()
+
+
 # ---- what is made -----------------------------------------------------------------------------
 
 
@@ -228,9 +247,8 @@ def test_the_pieces_of_a_row_are_its_text_however_often_one_looks(tok, text, set
     found = []
     for look_every in (1, 8, 25, 61, 1000):
         told, samples = ["", "", ""], [None, None, None]
-        for row, new, sample in generate.stream(
-            model, params, tok, prompts, key_R, settings, look_every
-        ):
+        pieces = generate.stream(model, params, tok, prompts, key_R, settings, look_every)
+        for row, new, _, sample in pieces:
             assert samples[row] is None, "a row goes on after its sample"
             assert bool(new) is (sample is None)
             told[row] += new
@@ -270,7 +288,7 @@ def test_whoever_stops_asking_stops_the_making(monkeypatch):
     key_R, settings = row_keys(0, 2, 1), Settings(40, sampling.build(1.0))
     pieces = generate.stream(model, params, CHARS, ["a", "b"], key_R, settings, 4)
     assert not calls  # nothing is made before it is asked for
-    assert [next(pieces) for _ in range(5)][-1] == (0, "bcda", None)
+    assert [next(pieces) for _ in range(5)][-1] == (0, "bcda", 12, None)
     assert len(calls) == 3
     pieces.close()
     assert list(pieces) == [] and len(calls) == 3

@@ -3,6 +3,8 @@
 import io
 import math
 import re
+import threading
+import time
 
 import pytest
 from gpt_tree import PER_BLOCK, TOTAL, gpt
@@ -63,7 +65,8 @@ def test_duration(seconds, text):
 def show(terminal, clock, steps=203):
     """A run with everything in it."""
     facts = {f"fact {i}": "value" for i in range(8)} | {"path": "a\x1b[2Jb"}
-    terminal.header(title="gpt-small", lines=facts, model_rows=model_rows(gpt(4)))
+    terminal.title("gpt-small")
+    terminal.header(lines=facts, model_rows=model_rows(gpt(4)))
     for step in range(1, steps + 1):
         clock.now += 0.5
         terminal.progress(
@@ -103,10 +106,23 @@ def test_plain_lines_are_few_and_without_control_characters(clock, monkeypatch, 
     assert err == "warning: careful \\x1b\n"
 
 
+def test_best_is_said_of_a_step_that_was_better_than_another(capsys):
+    with Terminal() as terminal:
+        for step, val in ((0, 4.4), (10, 4.0), (20, 2.0)):
+            terminal.evaluation(
+                step=step, train_nats=4.4, val_nats=val, best=True, bigram_nats=2.4819
+            )
+    first, above, below = capsys.readouterr().out.splitlines()
+    assert "best" not in first and "1.9181 above the count bigram's" in first
+    assert "nats * best   1.5181 above" in above and "nats * best   0.4819 below" in below
+    assert first.index("1.9181") == above.index("1.5181")
+
+
 def test_the_header_of_a_gpt_fits_a_screen(clock, capsys):
     with Terminal() as terminal:
         facts = {f"fact {i}": "value" for i in range(10)}
-        terminal.header(title="gpt", lines=facts, model_rows=model_rows(gpt(4)))
+        terminal.title("gpt")
+        terminal.header(lines=facts, model_rows=model_rows(gpt(4)))
     out = capsys.readouterr().out
     assert len(out.rstrip("\n").splitlines()) <= 25
     assert f"{TOTAL + 4 * PER_BLOCK:,}" in out.rstrip().splitlines()[-1]
@@ -181,3 +197,43 @@ def test_ci_and_dumb_terminals_get_plain_lines(clock, monkeypatch, name, value):
     show(Terminal(plain), clock)
     assert "\r" in stream.getvalue() and "\x1b" in stream.getvalue()
     assert "\r" not in plain.getvalue() and "\x1b" not in plain.getvalue()
+
+
+@pytest.mark.parametrize("live, first, next_", [(True, 1, 1), (False, 10, 10)])
+def test_long_work_says_what_it_is_and_for_how_long(live, first, next_, clock, no_color):
+    stream = io.StringIO()
+    terminal = Terminal(stream, live)  # without its thread: the test asks in its place
+
+    def shown_after(seconds):
+        clock.now += seconds
+        before = stream.tell()
+        terminal._show_waiting()
+        return screen(stream.getvalue())[-1 if live else -2] if stream.tell() > before else ""
+
+    assert shown_after(99) == ""  # nothing is being done
+    with terminal.doing("compiling"):
+        assert shown_after(first - 0.1) == ""
+        assert shown_after(0.2).endswith(f"compiling ({console.duration(first + 0.1)})")
+        assert shown_after(next_ - 0.1) == ""
+        assert shown_after(0.2).endswith(f"compiling ({console.duration(first + next_ + 0.2)})")
+        terminal.busy("exact loss", 1, 4)  # says how far it is
+        assert shown_after(2 * first).endswith(f"exact loss: 25% ({console.duration(2 * first)})")
+        terminal.note("a line")
+        assert "compiling" in shown_after(2 * next_)
+    terminal.note("done")
+    assert shown_after(99) == ""
+
+
+def test_the_thread_that_says_so_ends_with_the_terminal(no_color, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_S", 0.02)
+    stream = io.StringIO()
+    with Terminal(stream, live=True) as terminal, terminal.doing("compiling"):
+        deadline = time.monotonic() + 10
+        while "compiling (0.0 s)" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "compiling (0.0 s)" in stream.getvalue()
+    for thread in threading.enumerate():
+        if thread.name == "progress":
+            thread.join(5)
+            assert not thread.is_alive()
+    assert screen(stream.getvalue())[-1] == ""  # gone at the end

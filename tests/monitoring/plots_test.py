@@ -59,16 +59,41 @@ def test_smoothing_keeps_length_and_constants_and_quietens():
     assert plots.smooth(noise, 7).shape == (101,)
     assert plots.smooth(noise, 7).std() < 0.6 * noise.std()
     np.testing.assert_allclose(plots.smooth([2.5] * 9, 4), 2.5)
-    np.testing.assert_allclose(plots.smooth([1.0, 3.0], 99), [2, 2])
+    np.testing.assert_allclose(plots.smooth([9.0, 3.0, 1.0, 1.0], 99), [9, 13 / 3, 3.5, 3.5])
 
 
-def test_the_loss_axis_holds_the_lines_and_the_learnt_part_but_no_outlier():
-    curves = plots.curves_of(records() + [{"step": 5, "loss_nats": 900.0}])
-    low, high = plots.limits(curves, LINES)
-    assert low < 1.5 and 2.4819 < high < 3.5
-    assert plots.limits(curves, {"uniform": 4.1744})[1] > 4.1744
-    low, high = plots.limits([plots.Curve("val", (0,), (2.0,))], {})
-    assert low < 2.0 < high
+def test_the_loss_axis_holds_the_first_losses_but_no_outlier():
+    curves = plots.curves_of(records() + [{"step": 205, "loss_nats": 900.0}])
+    low, high = plots.limits(curves, [2.4819])
+    first = max(curve.nats[0] for curve in curves)
+    assert low <= min(min(curve.nats) for curve in curves) and first <= high < 5
+    assert plots.limits(curves, [7.0])[1] == 7
+    exact = [plots.Curve("val", (0, 9), (3.0, 2.0), [(9, 1.9)])]
+    assert plots.limits(exact, []) == (1.9, 3.0) and plots.limits([], []) == (0, 1)
+
+
+def test_the_loss_axis_shows_all_and_has_room_for_what_is_learnt_late():
+    axes = plots.loss_figure(plots.curves_of(records()), LINES, "x").axes[0]
+    bottom, top = axes.get_ylim()
+    first = plots.curves_of(records())[0].nats[0]
+    assert bottom < 1.5 and first < top
+
+    def height(nats):
+        return axes.transAxes.inverted().transform(axes.transData.transform((0, nats)))[1]
+
+    assert height(2.0) > 0.3 > (2.0 - bottom) / (top - bottom)  # by more than on an even axis
+    heights = [height(nats) for nats in axes.get_yticks()]
+    assert len(heights) >= 5 and min(np.diff(heights)) > 0.05
+
+
+@pytest.mark.parametrize("low, high", [(1.5, 4.4), (2.1, 27.0), (4.7, 4.9), (2.496, 2.542)])
+def test_ticks_are_round_and_stand_apart(low, high):
+    def place(nats):
+        return math.log((nats - low + 0.3) / 0.3) / math.log((high - low + 0.3) / 0.3)
+
+    found = plots.ticks(low, high, place, 0.06)
+    assert found == sorted(found) and low <= found[0] and found[-1] <= high
+    assert 4 <= len(found) <= 17 and min(np.diff([place(tick) for tick in found])) >= 0.06 - 1e-9
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(0.01, 2))
@@ -80,19 +105,77 @@ def test_labels_stand_apart_in_the_order_of_their_values(values, gap):
     assert np.isclose(np.mean(places), np.mean(values), atol=1e-6)
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=18))
+def test_labels_stay_within_the_height_that_they_have(values):
+    places = plots.spread(values, 1 / 18, 0, 1)
+    assert min(places) >= -1e-9 and max(places) <= 1 + 1e-9
+    assert len(places) == 1 or min(np.diff(sorted(places))) >= 1 / 18 - 1e-9
+
+
 def test_labels_with_room_stay_where_their_values_are():
     assert plots.spread([3.0, 1.0, 2.0], 0.5) == [3.0, 1.0, 2.0]
 
 
-def test_every_curve_and_line_is_named_in_the_figure():
-    figure = plots.loss_figure(plots.curves_of(records()), {**LINES, "unigram": 3.3473}, "run $x^$")
+EXACT = {"train": [(400, 1.5123)], "val": [(150, 1.7234), (400, 1.9345)]}
+
+
+def test_every_curve_and_line_is_named_in_the_figure_with_its_exact_loss():
+    curves = plots.curves_of(records(), EXACT)
+    figure = plots.loss_figure(curves, {**LINES, "unigram": 3.3473}, "run $x^$")
     found = texts(figure)
-    for text in ("count bigram 2.48", "unigram 3.35", "train 1.50", "val 1.90", "run $x^$", "step"):
+    for text in ("count bigram 2.4819", "unigram 3.3473", "train 1.5123", "val 1.9345", "run $x^$"):
         assert text in found
-    assert any(text == "best 1.69" for text in found)
-    assert any("nats" in text for text in found)
-    heights = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
-    assert [2.4819, 2.4819] in [list(y) for y in heights]
+    assert "best checkpoint 1.7234" in found and "step" in found and "batches" in found
+    assert any("estimates while training" in text and "exact" in text for text in found)
+    lines = figure.axes[0].lines
+    heights = [list(line.get_ydata()) for line in lines if len(line.get_xdata()) == 2]
+    assert [2.4819, 2.4819] in heights
+    diamonds = [
+        (*line.get_xdata(), *line.get_ydata()) for line in lines if line.get_marker() == "D"
+    ]
+    assert sorted(diamonds) == [(150, 1.7234), (400, 1.5123), (400, 1.9345)]
+
+
+def test_a_number_that_is_an_estimate_is_called_one():
+    found = texts(plots.loss_figure(plots.curves_of(records()), LINES, "x"))
+    assert any(text.startswith("val (estimate) 1.9") for text in found)
+    other = plots.Curve("a-run", (0, 9), (3.0, 2.0), [(5, 1.7)])
+    assert "a-run 1.7000 of step 5" in texts(plots.loss_figure([other], {}, "x"))
+
+
+def test_there_is_a_point_at_every_evaluation_of_a_long_run_too():
+    for n in (3, 60, 500):
+        curve = plots.Curve("val", range(n), [3 - i / n for i in range(n)])
+        (line,) = plots.loss_figure([curve], {}, "x").axes[0].lines
+        assert line.get_marker() == "o" and line.get_markersize() > 1
+
+
+def test_a_label_that_moved_is_led_to_its_curve():
+    curves = [plots.Curve(f"run {i}", (0, 9), (3.0, 2.0 + i / 1e4)) for i in range(3)]
+    labels = plots.loss_figure(curves, {"count bigram": 2.8}, "x").axes[0].texts
+    led = {text.get_text().split(" (")[0]: text.arrow_patch is not None for text in labels}
+    assert led["run 0"] and led["run 2"] and not led["run 1"] and not led["count bigram 2.8000"]
+
+
+def test_what_each_idea_bought_is_drawn_below_the_curves():
+    curves = [plots.Curve(n, (0, 9), (4.0, 2.5), [(9, 2.5)]) for n in ("a", "b", "c")]
+    bought = {"a": 2.5, "b": 2.38, "c": 2.41}
+    figure = plots.loss_figure(curves, {"uniform": 9.0}, "x", bought)
+    below = figure.axes[1]
+    assert {"−0.1200", "+0.0300", "2.5000", "2.3800"} <= {text.get_text() for text in below.texts}
+    assert [label.get_text() for label in below.get_xticklabels()] == list(bought)
+    assert below.get_ylim()[1] < 3  # what lies far above does not stretch it
+
+
+def test_a_picture_of_several_runs_leaves_out_baselines_that_none_comes_near(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "loss_figure", lambda *given: drawn.append(given))
+    monkeypatch.setattr(plots, "write_png", lambda path, draw: draw() or "")
+    curves = [plots.Curve("a", (0, 9), (3.0, 2.5), [(9, 2.5)])]
+    lines = {"uniform": 4.2, "unigram": 2.9, "count bigram": 2.45}
+    plots.compare_curves(tmp_path / "x.png", curves, lines, {})
+    assert list(drawn[0][1]) == ["unigram", "count bigram"] and drawn[0][2] == "Val loss of 1 run"
+    assert "no losses" in plots.compare_curves(tmp_path / "x.png", [], lines, {})
 
 
 @pytest.mark.parametrize(
@@ -135,11 +218,31 @@ def test_only_the_first_of_several_processes_draws(tmp_path, monkeypatch):
 
 def test_a_plane_is_a_png_of_1200_by_1200_with_every_name(tmp_path):
     points, names = np.array([[0.0, 1.0], [2.0, -1.0], [0.5, 0.5]]), ["a", "$b^$", "ß"]
-    figure = plots.plane_figure(points, names, "neighbours")
-    assert {*names, "neighbours"} <= set(texts(figure))
+    figure, named = plots.plane_figure(points, names, "neighbours", "3 of 9 tokens")
+    assert {*names, "neighbours", "3 of 9 tokens"} <= set(texts(figure)) and named == ""
     path = tmp_path / "plane.png"
-    assert plots.write_png(path, lambda: plots.plane_figure(points, names, "neighbours")) == ""
+    assert plots.plane(path, points, names, "neighbours", "3 of 9 tokens") == ("", "")
     assert struct.unpack(">II", path.read_bytes()[16:24]) == (1200, 1200)
+
+
+def test_names_on_a_plane_overprint_nothing_and_how_many_are_shown_is_said():
+    rng = np.random.default_rng(0)
+    points, names = rng.normal(size=(150, 2)) ** 3, [f"token{i}" for i in range(150)]
+    figure, named = plots.plane_figure(points, names, "x", "150 tokens")
+    shown = [text for text in figure.axes[0].texts if text.get_text().startswith("token")]
+    assert named == f"{len(shown)} are named, where there is room" and 40 < len(shown) < 150
+    assert f"150 tokens; {named}" in texts(figure)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in shown]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert names[0] in [text.get_text() for text in shown]  # the first come first
+
+
+def test_a_title_that_no_font_or_encoding_has_is_drawn(tmp_path):
+    path, name = tmp_path / "loss.png", "a\udcff\x1b[2J"
+    curves = [plots.Curve(name, (0, 9), (3.0, 2.0))]
+    assert plots.loss_curves(path, curves, LINES, name) == ""
+    assert plots.plane(path, np.zeros((1, 2)), [name], name, name)[0] == ""
 
 
 def test_a_picture_that_cannot_be_written_is_a_note(tmp_path):

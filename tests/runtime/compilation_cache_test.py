@@ -88,6 +88,20 @@ def test_a_folder_others_may_write_is_not_trusted(tmp_path, monkeypatch, untouch
     assert compilation_cache.switch(True) is None
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("mode, trusted", [(0o777, False), (0o1777, True), (0o755, True)])
+def test_a_folder_that_others_could_exchange_is_not_trusted(mode, trusted, tmp_path, monkeypatch):
+    set_up, parent = [], tmp_path / "parent"
+    parent.mkdir()
+    parent.chmod(mode)
+    monkeypatch.setenv("GPTJAX_CACHE_DIR", str(parent / "mine"))
+    monkeypatch.setattr(jax.config, "update", lambda name, _: set_up.append(name))
+    before = jax.config.jax_compilation_cache_dir
+    assert not before, "a test before this one left a cache"
+    found = compilation_cache.switch(True)
+    assert (found is not None) == trusted == ("jax_compilation_cache_dir" in set_up)
+
+
 def test_a_program_that_was_half_written_goes_and_the_others_stay(tmp_path):
     for name, size in [("a-cache", 300), ("a-atime", 8), ("b-cache", 0), ("b-atime", 8)]:
         (tmp_path / name).write_bytes(b"x" * size)

@@ -198,3 +198,22 @@ def test_the_cache_lies_where_the_system_keeps_caches(monkeypatch, system, env, 
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(devices.sys, "platform", system)
     assert devices.cache_dir() == Path(expected)
+
+
+def test_free_memory_is_the_least_that_machine_and_container_leave(tmp_path, monkeypatch):
+    files = {
+        "meminfo": "MemTotal:  900 kB\nMemAvailable:     500 kB\n",
+        "memory.max": "400000\n",
+        "memory.current": "300000\n",
+        "memory.stat": "anon 5\ninactive_file 20000\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    number = devices._number
+    monkeypatch.setattr(devices, "_number", lambda p, n="": number(tmp_path / Path(p).name, n))
+    assert devices.free_memory() == 400_000 - 300_000 + 20_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices.free_memory() == 500 * 1024
+    for name in files:
+        (tmp_path / name).unlink()
+    assert devices.free_memory() == 0  # unknown

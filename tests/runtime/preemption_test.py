@@ -1,7 +1,8 @@
-"""Signals: the first is noted, its echo within a second too; a later one kills."""
+"""Signals: the first is noted, its echo within a second too; a later one ends the process."""
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -50,24 +51,44 @@ def test_afterwards_every_signal_has_the_handler_that_it_had(ending):
             signal.signal(kind, handler)
 
 
-@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("kind, inside", [("INT", "watch"), ("TERM", "watch"), ("INT", "insist")])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without its signals")
-def test_a_second_signal_kills(kind):
+def test_a_second_signal_ends_a_process_that_is_deep_in_a_compiled_program(kind, inside):
     script = f"""
-import signal, time
+import hashlib
 from gptjax.runtime import preemption
-now = 100.0
-time.monotonic = lambda: now
-try:
-    with preemption.watch():
-        signal.raise_signal(signal.{kind})
-        now += 1.1
-        signal.raise_signal(signal.{kind})
-finally:
-    print("alive")
+preemption.SAME_WISH_S = 0.2
+with preemption.{inside}():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # C for minutes: no handler runs
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (-getattr(signal, kind), ""), done.stderr
+    number = getattr(signal, f"SIG{kind}")
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        time.sleep(0.3)  # it is in there
+        for _ in range(2):  # the second is the first's echo
+            process.send_signal(number)
+            time.sleep(0.05)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+        assert process.stderr.read() == b""
+
+
+def test_who_listened_to_signals_before_listens_again_afterwards():
+    reads, writes = socket.socketpair()
+    writes.setblocking(False)
+    before = signal.set_wakeup_fd(writes.fileno())
+    try:
+        with preemption.watch(), preemption.insist():
+            assert signal.set_wakeup_fd(-1) not in (-1, writes.fileno())
+        assert signal.set_wakeup_fd(-1) == writes.fileno()
+    finally:
+        signal.set_wakeup_fd(before)
+        reads.close()
+        writes.close()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

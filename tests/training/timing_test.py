@@ -12,6 +12,7 @@ from tiny_runs import fit, outcome
 from gptjax.checkpoints import directory, run
 from gptjax.errors import UserError
 from gptjax.monitoring import metrics
+from gptjax.runtime import pace
 from gptjax.training import trainer
 
 TOKENS_PER_STEP = 4 * 6
@@ -50,7 +51,7 @@ def test_at_another_speed_and_over_a_stop_the_losses_are_the_same_bytes(
         return real(*args)
 
     monkeypatch.setattr(trainer, "estimate_loss", slow)
-    monkeypatch.setattr(trainer, "CHUNK_SECONDS", 0.0)  # a step at a time
+    monkeypatch.setattr(pace, "SECONDS", 0.0)  # a step at a time
     assert fit(config, tmp_path, monkeypatch, stop_at=9).step == 9
     figures = fit(config, tmp_path, monkeypatch)
     lines = check(tmp_path, [0, 9], figures)

@@ -1,5 +1,6 @@
 """Signals, kills, full disks and bad numbers: the run says so, loses nothing and goes on."""
 
+import os
 import re
 import signal
 import subprocess
@@ -60,13 +61,13 @@ def signal_in(monkeypatch, owner, name, call):
     [
         (summary, "first_page", 1, 0),  # before anything is compiled
         (Trainer, "_next_chunk", 1, 0),
-        (trainer, "estimate_loss", 1, 0),  # in the first evaluation: it is finished and saved
+        (trainer, "estimate_loss", 1, 0),  # in the first evaluation: done anew at the next start
         (trainer, "estimate_loss", 2, 7),
-        (Evaluator, "batch_sums", 1, 0),
-        (Evaluator, "batch_sums", 4, 7),  # between train and val
-        (Evaluator, "batch_sums", 10, 23),  # in the last one
-        (Evaluator, "batch_sums", 12, 23),  # in the exact loss over the whole split
-        (Evaluator, "batch_sums", 25, 23),
+        (Evaluator, "_ask", 1, 0),
+        (Evaluator, "_ask", 4, 7),  # between train and val
+        (Evaluator, "_ask", 10, 23),  # in the last one
+        (Evaluator, "_ask", 12, 23),  # in the exact loss over the whole train split
+        (Evaluator, "row_losses", 1, 23),  # and over val
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -177,11 +178,14 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint_that_was_there(
     finally:
         make_room()
     assert directory.last(tmp_path) == 7
-    said = str(ended) if what == "stop" else capsys.readouterr().err
+    out, err = capsys.readouterr()
+    said = str(ended) if what == "stop" else err
     assert "step 14 could not be written" in said and "step 7 is kept" in said
-    assert "MB are free" in said and ("on_full_disk=continue" in said) == (what == "stop")
+    assert re.search(r"MB and [\d,]+ files are free", said)
+    assert ("on_full_disk=continue" in said) == (what == "stop")
     if what == "continue":
-        assert ended["steps"] == 23
+        assert "trained to step 23, but of the checkpoints the last is of step 7" in str(ended)
+        assert "lost" in str(ended) and not (tmp_path / run.SUMMARY).exists()
     fit(tiny_runs.config(text), tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(tiny_runs.config(text))[1]
 
@@ -198,6 +202,77 @@ def test_a_stop_on_a_full_disk_does_not_say_that_all_is_saved(
     assert "SIGTERM at step" in str(ended) and "of step 7" in str(ended)
     fit(config, tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(tiny_runs.config(text))[1]
+
+
+FILLING = """
+import resource, sys
+from pathlib import Path
+import tiny_runs
+from gptjax.cli import main as cli
+from gptjax.monitoring.console import Terminal
+from gptjax.training.trainer import Trainer, fit
+
+text, workdir = map(Path, sys.argv[1:])
+del sys.argv[1:]
+take_in = Trainer._take_in
+
+def full_from_step_9_on(self, *args):
+    take_in(self, *args)
+    if self.step >= 9:
+        self.checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+
+def main(args):
+    with Terminal() as terminal:
+        fit(tiny_runs.config(text), workdir, terminal)
+
+Trainer._take_in = full_from_step_9_on
+cli.run(main)
+"""
+
+
+def test_a_disk_that_fills_while_orbax_writes_is_one_line(text, tmp_path):
+    pytest.importorskip("resource")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    # There is room, as under a quota: the write itself fails, in threads of orbax's.
+    command = [sys.executable, "-c", FILLING, str(text), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "of step 14 could not be written" in done.stderr and "step 7 is kept" in done.stderr
+
+
+@pytest.mark.parametrize("room", [(2**19, 10**6), (10**9, 69)])
+def test_a_disk_without_room_is_found_before_orbax_writes(room, text, tmp_path, monkeypatch):
+    def no_room_from_step_7_on(folder):
+        return (10**9, None) if directory.last(tmp_path) is None else room
+
+    monkeypatch.setattr(store, "_room", no_room_from_step_7_on)
+    ended = fit(tiny_runs.config(text), tmp_path, monkeypatch, ends_with=UserError)
+    needs, free = "it needs 0.5 MB and 70 files", f"{room[0] / 1e6:.1f} MB and {room[1]:,} files"
+    assert f"(No space left on device: {needs}; {free} are free)" in str(ended)
+    assert "step 7 could not be written" in str(ended) and "step 0 is kept" in str(ended)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0-best"]
+
+
+def test_a_folder_renamed_while_training_ends_the_run_and_nothing_is_made_anew(
+    text, whole, tmp_path, monkeypatch
+):
+    config, before, after = tiny_runs.config(text), tmp_path / "before", tmp_path / "after"
+    take_in = Trainer._take_in
+
+    def rename(self, *args):
+        take_in(self, *args)
+        if self.step >= 9 and before.exists():
+            self.checkpoints.wait()
+            before.rename(after)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_take_in", rename)
+        ended = fit(config, before, monkeypatch, ends_with=UserError)
+    assert "before was renamed or removed" in str(ended) and "of step 7" in str(ended)
+    assert "make room" not in str(ended) and not before.exists()
+    fit(config, after, monkeypatch)
+    assert outcome(config, after) == whole(config)[1]
 
 
 def test_the_checkpoint_that_is_named_is_a_sound_one(text, tmp_path, monkeypatch):

@@ -1,0 +1,33 @@
+"""How much of a long work to do at a time: about half a second's worth.
+
+In: how long a piece took. Out: the size of the next, so that signals and screens are seen to. It
+decides when something is computed, and never what.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+SECONDS = 0.5
+
+
+@dataclasses.dataclass
+class Pace:
+    """The size ``n`` of the next piece; ``most``: no piece is larger."""
+
+    n: int
+    most: int
+
+    def took(self, n: int, seconds: float) -> None:
+        """Learn from a piece of ``n``: the next is at most four times as large."""
+        self.n = max(1, min(self.most, 4 * n, int(n * SECONDS / max(seconds, 1e-9))))
+
+
+def pieces(total: int, first: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut ``total`` into pieces, (begin, end) each; one must be done when the next is asked for."""
+    pace, begin = Pace(min(first, most), most), 0
+    while begin < total:
+        end, began = min(begin + pace.n, total), time.monotonic()
+        yield begin, end
+        pace.took(end - begin, time.monotonic() - began)
+        begin = end
