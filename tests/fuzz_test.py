@@ -118,7 +118,8 @@ def test_any_meta_of_a_checkpoint_is_understood_or_refused(place, value, drop, t
 
 def test_the_untouched_meta_is_understood(tmp_path):
     assert resume._understand(tmp_path, META)[1].to_json() == MEMORY
-    for name in ("lines", "checkpoint_seconds"):  # a run from before they were kept
+    # A run from before they were kept.
+    for name in ("lines", "evaluation_seconds", "checkpoint_seconds"):
         older = META | {"memory": {k: v for k, v in MEMORY.items() if k != name}}
         resume._understand(tmp_path, older)
 

@@ -153,7 +153,8 @@ class Trainer:
         if not compiles:  # the first chunk of a start does
             progress.timed_steps += done
             progress.timed_seconds += seconds
-        if compiles or self.step - self.timing.last_step >= LOG_EVERY or self.step == steps:
+        new_steps = self.step - self.timing.last_step
+        if new_steps >= LOG_EVERY or (new_steps and (compiles or self.step == steps)):
             self._write_timing(compiles)
         if done < n:
             self._end_on_nonfinite(float(seen.loss_nats[done]))

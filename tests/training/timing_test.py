@@ -10,6 +10,7 @@ import tiny_runs
 from tiny_runs import fit, outcome
 
 from gptjax.checkpoints import directory, run
+from gptjax.errors import UserError
 from gptjax.monitoring import metrics
 from gptjax.runtime import pace
 from gptjax.training import trainer
@@ -87,6 +88,18 @@ def test_a_finished_run_started_again_adds_nothing(text, whole, tmp_path, monkey
     before = (tmp_path / run.TIMING).read_bytes()
     fit(config, tmp_path, monkeypatch)
     assert (tmp_path / run.TIMING).read_bytes() == before
+
+
+def test_a_run_that_stops_at_the_same_bad_step_again_adds_nothing(
+    text, tmp_path, monkeypatch, poison
+):
+    poison(11)
+    written = []
+    for _ in range(2):
+        fit(tiny_runs.config(text), tmp_path, monkeypatch, ends_with=UserError)
+        written.append([line["step"] for line in metrics.read(tmp_path / run.TIMING)])
+    assert written[0] == sorted(set(written[0])) and written[0][-1] <= 11
+    assert written[1] == sorted({*written[0], 11})  # from where the second start goes on
 
 
 @pytest.mark.parametrize("way", ["no room", "a folder in its place"])

@@ -3,6 +3,7 @@
 Nothing of the package computes what is expected here; only the table that a run begins with is its.
 """
 
+import inspect
 import json
 import math
 
@@ -125,7 +126,12 @@ def shown(monkeypatch):
     """What the terminal is told, by the method that is: the arguments of each call."""
     told = {"header": [], "evaluation": [], "progress": []}
     for name, calls in told.items():
-        monkeypatch.setattr(Terminal, name, lambda _, calls=calls, **said: calls.append(said))
+        take = inspect.signature(getattr(Terminal, name))
+
+        def call(*args, calls=calls, take=take, **said):
+            calls.append(take.bind(*args, **said).arguments)
+
+        monkeypatch.setattr(Terminal, name, call)
     return told
 
 
