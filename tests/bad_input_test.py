@@ -52,6 +52,9 @@ def world(tmp_path_factory):
         "no_function.py": b"x = 1\n",
         "leaves.py": b"import sys\ndef get_config():\n    sys.exit()\n",
         "flags.txt": b"--config=gpt:small\n",
+        "raises.py": b"class E(BaseException): pass\ndef get_config():\n    raise E('why')\n",
+        "mute.py": b"class E(Exception):\n    def __str__(self): raise ValueError\n"
+        b"def get_config():\n    raise E\n",
     }
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +97,10 @@ CASES = [
     wrong("train", "--config={w}/nowhere.py", "nowhere.py", "choose one of"),
     wrong("train", "--config={w}/no_function.py", "no_function.py", "get_config"),
     wrong("train", "--config={w}/leaves.py", "leaves.py", "sys.exit"),
+    wrong("train", "--config={w}/raises.py", "raises.py, line 3", "E: why"),
+    wrong("train", "--config={w}/mute.py", "mute.py, line 4", "E"),
+    wrong("sample", "--workdir={w}/run --checkpoint=\u0669", "--checkpoint=", "best, last or"),
+    wrong("train", "train.batch_size=1048576 train.chunk_steps=900", "batches of 900 steps", "GB"),
     wrong("train", "--flagfile={w}/flags.txt", "unknown flag --flagfile"),
     wrong("train", "--flagfile {w}/flags.txt", "unknown flag --flagfile"),
     wrong("train", "--undefok=stps --stps=3", "unknown flag --undefok"),
@@ -365,7 +372,7 @@ def test_the_commands_that_open_a_run_share_its_flags():
 def test_a_message_of_any_length_is_shown_by_its_ends(world, capsys):
     assert call("sample", f"--{'x' * 100_000}=3") == 2
     err = capsys.readouterr().err
-    assert len(err) < 1300 and "unknown flag --xxx" in err and err.endswith("see --help\n")
+    assert len(err) < 1100 and "unknown flag --xxx" in err and err.endswith("see --help\n")
 
 
 def test_debug_shows_where_a_mistake_was_found(world, capsys):

@@ -298,6 +298,6 @@ def which(text: str) -> str | int:
     """Read a ``--checkpoint`` flag: "best", "last" or a step."""
     if text in ("best", "last"):
         return text
-    if not text.isdecimal() or len(text) > 18:
+    if not re.fullmatch("[0-9]{1,18}", text):
         raise UserError(f"--checkpoint={text!r:.40} must be best, last or a step such as 500")
     return int(text)

@@ -23,7 +23,7 @@ from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
 from gptjax.runtime import compilation_cache, devices, preemption
 
-LONGEST_LINE = 1200  # characters of what is said of a mistake
+LONGEST_LINE = 1000  # characters of what is said of a mistake
 
 __all__ = ["RUN_FLAGS", "Flag", "call", "run"]
 

@@ -53,7 +53,9 @@ def load(name: str) -> ConfigDict:
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"{error.filename or path}{line}: {error.msg}") from error
-    except Exception as error:  # the file is the user's program: anything may come
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the file is the user's program: anything may come
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
         raise UserError(f"{path}{''.join(lines[-1:])}: {_what(error)}") from error
@@ -69,8 +71,11 @@ def find(name: str) -> Path | None:
     return next((place for place in places if place.suffix == ".py" and place.is_file()), None)
 
 
-def _what(error: Exception) -> str:
-    text = str(error)
+def _what(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # of a class of the user's
+        return type(error).__name__
     if unknown := re.search(r'Did you mean ".+?" instead of "(.+?)"|Key "(.+?)" does not', text):
         name = unknown[1] or unknown[2]
         groups = dict.fromkeys(path.partition(".")[0] for path in PATHS if "." in path)

@@ -61,6 +61,7 @@ class Terminal(contextlib.AbstractContextManager):
         # cannot say how far it is.
         self._work: tuple[str, float, float] | None = None
         self._around: list[tuple[str, float, float]] = []
+        self._busy = "", 0.0  # which work says how far it is, and since when
         self._mark, self._written = "", math.inf  # of a text at the cursor: see ``write``
         self._lock, self._left = threading.RLock(), threading.Event()
 
@@ -113,9 +114,15 @@ class Terminal(contextlib.AbstractContextManager):
         text += f"{tokens_per_second:,.0f} tokens/s  {left}"
         self._pass(text, step / max(steps, 1), last=step >= steps)
 
-    def busy(self, label: str, done: int, total: int) -> None:
+    def busy(self, label: str, done: float, total: float) -> None:
         """Show ``done`` of ``total`` of some other long work on the same line."""
-        self._pass(f"{harmless(label)}: {done / max(total, 1):.0%}", done / max(total, 1))
+        now, part = time.monotonic(), done / max(total, 1)
+        if self._busy[0] != label or not done:
+            self._busy = label, now
+        text, spent = f"{harmless(label)}: {part:.0%}", now - self._busy[1]
+        if 0 < part < 1 and spent > QUIET_S:
+            text += f", {duration(spent / part - spent)} left"
+        self._pass(text, part)
 
     def evaluation(
         self, step: int, train_nats: float, val_nats: float, best: bool, bigram_nats: float | None

@@ -77,6 +77,8 @@ class Experiment:
         params, optimizer = _bytes(state.params), _bytes(state.opt_state)
         activations = _bytes(jax.eval_shape(saved, state.params, Batch(x, x, w), key)) - params
         needs = {"parameters": params, "gradients": params, "optimizer": optimizer}
+        chunk = train.chunk_steps * train.accumulate * _bytes(Batch(x, x, w))
+        needs[f"batches of {train.chunk_steps:,} steps"] = 2 * chunk  # while one runs, the next
         return needs | {f"activations of {rows:,} rows": max(0, activations)}
 
     def require_memory(self) -> None:
@@ -89,7 +91,7 @@ class Experiment:
             raise UserError(
                 f"this training needs about {total / 1e9:.1f} GB ({parts}), and "
                 f"{free / 1e9:.1f} GB of memory are free: set a smaller model.n_embd, n_layer or "
-                "block_size, a smaller train.batch_size, or a larger train.accumulate"
+                "block_size, train.batch_size or chunk_steps, or a larger train.accumulate"
             )
 
     @functools.cached_property

@@ -224,13 +224,14 @@ class Trainer:
         config, iters, began = exp.config, exp.config.train.eval_iters, time.monotonic()
         busy = self._busy("estimating the loss")
         nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed, busy)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
+        items, busy = exp.corpus.is_items, self._busy("writing a sample")
+        text = preview(exp.model, params, exp.tokenizer, config.sample, items, key, busy)
+        # Only now: a signal up to here saves a state that has not been evaluated.
         progress.evaluated = self.step
         is_best = progress.best_step is None or nats["val"] < progress.best_val_nats
         if is_best:
             progress.best_step, progress.best_val_nats = self.step, nats["val"]
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), self.step)
-        items, busy = exp.corpus.is_items, self._busy("writing a sample")
-        text = preview(exp.model, params, exp.tokenizer, config.sample, items, key, busy)
         line = {"step": self.step, "train_nats": nats["train"], "val_nats": nats["val"]}
         self.write(line | {"sample": text})
         self.board.scalars(self.step, {f"eval/{s}_nats": value for s, value in nats.items()})

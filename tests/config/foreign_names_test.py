@@ -6,8 +6,9 @@ import re
 import pytest
 
 import gptjax
-from gptjax import compare, evaluate, look, sample
+from gptjax import evaluate, look, sample
 from gptjax.cli.flags import every
+from gptjax.compare import __main__ as compare
 from gptjax.config.foreign_names import ANSWERS, TABLE, nearest
 from gptjax.config.parse import PATHS
 from gptjax.errors import UserError, last_part

@@ -224,6 +224,43 @@ def test_long_work_says_what_it_is_and_for_how_long(live, first, next_, clock, n
     assert shown_after(99) == ""
 
 
+def test_work_that_says_how_far_it_is_is_told_how_long_it_will_take(clock, no_color):
+    stream = io.StringIO()
+    terminal = Terminal(stream, live=True)
+    for done, seconds, said in (
+        (0, 0, "exact loss: 0%"),
+        (1, 0.5, "exact loss: 2%"),  # too early to tell
+        (10, 9.5, "exact loss: 20%, 40 s left"),
+        (50, 9, "exact loss: 100%"),
+    ):
+        clock.now += seconds
+        terminal.busy("exact loss", done, 50)
+        assert screen(stream.getvalue())[-1].endswith(said)
+    clock.now += 30
+    terminal.busy("drawing", 1, 4)  # another work, which begins now
+    assert screen(stream.getvalue())[-1].endswith("drawing: 25%")
+
+
+def test_a_text_at_the_cursor_shows_that_more_is_awaited(clock, no_color):
+    stream = io.StringIO()
+    terminal = Terminal(stream, live=True)
+    terminal._show_waiting()
+    assert stream.getvalue() == ""
+    terminal.write("To be")
+    for _ in range(3):
+        clock.now += 1.1
+        terminal._show_waiting()
+    terminal.write(", or")
+    assert stream.getvalue() == "To be…\b·\b…\b \b, or"
+    quiet = io.StringIO()
+    piped = Terminal(quiet, live=False)
+    piped.write("To be")
+    clock.now += 60
+    piped._show_waiting()
+    piped.write(", or")
+    assert quiet.getvalue() == "To be, or"
+
+
 def test_the_thread_that_says_so_ends_with_the_terminal(no_color, monkeypatch):
     monkeypatch.setattr(console, "QUIET_S", 0.02)
     stream = io.StringIO()

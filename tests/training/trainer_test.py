@@ -63,6 +63,7 @@ def signal_in(monkeypatch, owner, name, call):
         (Trainer, "_next_chunk", 1, 0),
         (trainer, "estimate_loss", 1, 0),  # in the first evaluation: done anew at the next start
         (trainer, "estimate_loss", 2, 7),
+        (trainer, "preview", 2, 7),  # after the estimate, and before it is written
         (Evaluator, "_ask", 1, 0),
         (Evaluator, "_ask", 4, 7),  # between train and val
         (Evaluator, "_ask", 10, 23),  # in the last one
