@@ -114,12 +114,9 @@ def measure(
     }
 
 
-def last_page(
-    exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any], no_band: str = ""
-) -> None:
-    """Show what came of a run, and add the verdict to its figures; ``no_band``: see ``fit``."""
+def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any]) -> None:
+    """Show what came of a run."""
     config, say = exp.config, terminal.note
-    figures["verdict"], ok = verdict(exp, figures, no_band)
     if text := metrics.last_sample(metrics.read(workdir / run.METRICS)):
         say(f"sample, temperature {config.sample.temperature}:")
         terminal.sample(text)
@@ -131,8 +128,7 @@ def last_page(
     train, val = figures["final_train_nats"], figures["final_val_nats"]
     both = f"train {train:.4f}, val {val:.4f}{sure}{of_best}"
     say(f"exact loss over the whole split, nats per token: {both}")
-    say(f"{_took(figures)}; everything is in {workdir}")
-    terminal.verdict(figures["verdict"], ok)
+    say(_took(figures))
 
 
 def _took(figures: dict[str, Any]) -> str:
@@ -149,8 +145,14 @@ def _took(figures: dict[str, Any]) -> str:
     return said + (f"; evaluations and samples {duration(evaluating)}" if evaluating else "")
 
 
-def write_last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict) -> None:
-    """Write summary.json and loss.png; a full disk costs the files and not the figures shown."""
+def write_last_page(
+    exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any], no_band: str = ""
+) -> None:
+    """Write summary.json and loss.png, and show the verdict; ``no_band``: see ``fit``.
+
+    The run's last checkpoint is complete. A full disk costs the files and not the figures shown.
+    """
+    figures["verdict"], ok = verdict(exp, figures, no_band)
     metrics.write_json(workdir / run.SUMMARY, figures)
     exact = {name: [(figures["steps"], figures[f"final_{name}_nats"])] for name in ("train", "val")}
     if figures["best_step"] != figures["steps"]:
@@ -162,6 +164,8 @@ def write_last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures:
         no_picture = plots.loss_curves(workdir / run.CURVE, curves, baseline, title)
     if no_picture:
         terminal.note(no_picture)
+    terminal.note(f"everything is in {workdir}")
+    terminal.verdict(figures["verdict"], ok)
 
 
 def verdict(exp: Experiment, figures: dict[str, Any], changed: str = "") -> tuple[str, bool | None]:

@@ -55,10 +55,10 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
             summary.first_page(exp, workdir, terminal, params, trainer.step, notes)
         trainer.run()
         figures = trainer.figures()
-        summary.last_page(exp, workdir, terminal, figures, no_band)
+        summary.last_page(exp, workdir, terminal, figures)
         trainer.wait_for_checkpoint()
         trainer.require_saved()
-        summary.write_last_page(exp, workdir, terminal, figures)
+        summary.write_last_page(exp, workdir, terminal, figures, no_band)
         return figures
 
 

@@ -187,6 +187,7 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint_that_was_there(
     if what == "continue":
         assert "trained to step 23, but of the checkpoints the last is of step 7" in str(ended)
         assert "lost" in str(ended) and not (tmp_path / run.SUMMARY).exists()
+        assert "everything is in" not in out
     fit(tiny_runs.config(text), tmp_path, monkeypatch)
     assert outcome(config, tmp_path) == whole(tiny_runs.config(text))[1]
 
