@@ -65,7 +65,7 @@ def _build(values):
 real_build = experiment.build
 
 
-def build_once(config, tok=None):
+def build_once(config, **_):
     """``experiment.build`` that compiles a config's functions once for all the runs of a test."""
     return _built(json.dumps(to_dict(config), sort_keys=True))
 

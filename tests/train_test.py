@@ -138,7 +138,12 @@ def test_what_is_trained_is_said_before_jax_is_imported(text, tmp_path):
 
 def test_a_run_traces_three_functions_once_each(text, tmp_path, monkeypatch):
     seen, build = [], experiment.build
-    monkeypatch.setattr(experiment, "build", lambda *args: (seen.append(build(*args)), seen[-1])[1])
+
+    def built(*args, **how):
+        seen.append(build(*args, **how))
+        return seen[-1]
+
+    monkeypatch.setattr(experiment, "build", built)
     shared = (loss_eval.forward, generate.append)
     before = [function._cache_size() for function in shared]
     config = f"--config={ROOT / 'configs/gpt.py:small'}"

@@ -34,6 +34,14 @@ def _padded_names(texts: list[str]) -> str:
     return "".join(f"{line.strip()}\n" for line in lines if line.strip())
 
 
+Say = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @dataclass(frozen=True)
 class Known:
     """A corpus that can be named: how it is cut, where it comes from, what its text must be."""
@@ -115,8 +123,8 @@ class Corpus:
         return facts
 
 
-def load(config: DataConfig, seed: int) -> Corpus:
-    """Read the text that a config names, fetching it if need be, and split it.
+def load(config: DataConfig, seed: int, say: Say = to_stderr) -> Corpus:
+    """Read the text that a config names, fetching it if need be (``say`` is told), and split it.
 
     ``seed`` shuffles the items before they are split; a stream does not depend on it. UserError: no
     such file or corpus, not a text, too little of it, or a download that failed.
@@ -125,7 +133,7 @@ def load(config: DataConfig, seed: int) -> Corpus:
         text = read_text(config.path)
         name, source, kind = Path(config.path).name, f"file {config.path}", "stream"
     else:
-        text, source = known_text(config.name)
+        text, source = known_text(config.name, say)
         name, kind = config.name, KNOWN[config.name].kind
     kind = kind if config.kind == "auto" else config.kind
     if kind == "stream":
@@ -150,7 +158,7 @@ def advice(config: DataConfig, text: Corpus) -> str:
     return f"{looks}: data.kind=items learns them as such"
 
 
-def known_text(name: str) -> tuple[str, str]:
+def known_text(name: str, say: Say = to_stderr) -> tuple[str, str]:
     """Read a known corpus: its text, and where that came from.
 
     UserError: the file in the data folder is another text, or the download failed.
@@ -169,20 +177,19 @@ def known_text(name: str) -> tuple[str, str]:
         text = cached.read_bytes().decode("utf-8")
         if _sha256(text) == known.sha256:
             return text, str(known.origin)
-    text = _fetch(name, known)
+    text = _fetch(name, known, say)
     try:
         write_whole(cached, text.encode("utf-8"))
     except OSError as error:
-        print(
+        say(
             f"cannot keep {name} in {cached.parent} ({error.strerror}), so the next run fetches it "
-            "again: set GPTJAX_CACHE_DIR to a folder that can be written",
-            file=sys.stderr,
+            "again: set GPTJAX_CACHE_DIR to a folder that can be written"
         )
     return text, str(known.origin)
 
 
-def _fetch(name: str, known: Known) -> str:
-    print(f"fetching {name} ({known.origin})", file=sys.stderr, flush=True)
+def _fetch(name: str, known: Known, say: Say) -> str:
+    say(f"fetching {name} ({known.origin})")
     try:
         text = known.join([file.decode("utf-8") for file in known.origin.files()])
         if _sha256(text) != known.sha256:

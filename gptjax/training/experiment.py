@@ -138,17 +138,21 @@ class Experiment:
 
 
 def build(
-    config: Config, tok: tokenizers.Tokenizer | None = None, text: corpora.Corpus | None = None
+    config: Config,
+    tok: tokenizers.Tokenizer | None = None,
+    text: corpora.Corpus | None = None,
+    say: corpora.Say = corpora.to_stderr,
 ) -> Experiment:
     """Read the corpus and build everything that does not change while training.
 
-    ``tok`` is a trained run's tokenizer, ``text`` the corpus where it has been read already.
+    ``tok`` is a trained run's tokenizer, ``text`` the corpus where it has been read already, and
+    ``say`` is told of a download.
 
     Raises:
       UserError: the corpus cannot be had, or the settings do not fit it or the devices.
     """
     _require_mask(config.model)
-    text = text or corpora.load(config.data, config.seed)
+    text = text or corpora.load(config.data, config.seed, say)
     tok = tok or tokenizers.build(config.tokenizer, text.text)
     model = models.build(config.model, tok.vocab_size, tok.start_id)
     train, window = config.train, config.window(text.is_items)
