@@ -13,7 +13,9 @@ folder, it goes on where it stopped.
 from __future__ import annotations
 
 import copy
+import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +33,11 @@ if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is sai
 
 def batch_lines(config: Config) -> Iterator[str]:
     """Page 3's walk-through for the real data: every context of a row, and its target."""
-    from gptjax.data.batching import get_batch
-    from gptjax.training import experiment
+    with Terminal(sys.stderr) as terminal, terminal.doing("reading the corpus"):
+        from gptjax.data.batching import get_batch
+        from gptjax.training import experiment
 
-    exp = experiment.build(config)
+        exp = experiment.build(config)
     x_BxT, y_BxT, w_BxT = get_batch(exp.splits["train"], config.train.batch_size, config.seed)
     yield f"input shape: {x_BxT.shape}\ntarget shape: {y_BxT.shape}"
     yield f"input (xb):\n{x_BxT}\ntargets (yb):\n{y_BxT}\n-----"
@@ -47,9 +50,12 @@ def batch_lines(config: Config) -> Iterator[str]:
 
 def replay_lines(config: Config, workdir: Path, step: int) -> Iterator[str]:
     """What is not finite in a step of a run."""
-    from gptjax.training import experiment, nonfinite
+    with Terminal(sys.stderr) as terminal, terminal.doing("replaying"):
+        from gptjax.training import experiment, nonfinite
 
-    yield from nonfinite.lines(nonfinite.replay(experiment.build(config), workdir, step))
+        told = functools.partial(terminal.busy, f"replaying to step {step}")
+        found = nonfinite.replay(experiment.build(config), workdir, step, told)
+    yield from nonfinite.lines(found)
 
 
 def fit(config: Config, workdir: Path, terminal: Terminal, overridden: list[str]) -> None:

@@ -47,6 +47,7 @@ def test_the_header_is_that_of_the_run(exp, tmp_path, monkeypatch):
     monkeypatch.setattr(summary.devices, "check", lambda guess: "")
     params = exp.abstract_state.params
     lines = printed(lambda t: summary.first_page(exp, tmp_path, t, params, 0, []))
+    lines = list(map(str.rstrip, lines))
     shown = [line for line in TRANSCRIPT.splitlines() if re.match(r"  [a-z]+ {2,}", line)]
     assert len(shown) == 7
     of_the_machine = ("device", "folder", "corpus")
@@ -66,7 +67,10 @@ def test_an_evaluation_is_printed_as_it_is_shown(exp):
         line = {"step": step, "train_nats": train, "val_nats": val, "best": is_best}
         line |= {"bigram_nats": exp.bigram_nats["val"]}
         (text,) = printed(lambda terminal, line=line: terminal.evaluation(**line))
-        assert text in TRANSCRIPT.splitlines()
+        (there,) = [x for x in TRANSCRIPT.splitlines() if x.startswith(text[:40])]
+        gap, said = (float(re.search(rf"{NUMBER} (above|below)", x)[1]) for x in (text, there))
+        assert abs(gap - said) < 1.5e-4  # of figures that were not rounded yet
+        assert there == text.replace(f"{gap:.4f}", f"{said:.4f}")
 
 
 def test_the_last_lines_are_made_of_the_figures_that_they_show(exp, tmp_path, monkeypatch):
@@ -94,7 +98,6 @@ ROWS = [row.split("|")[1:-1] for row in README.splitlines() if row.startswith("|
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip())
 def test_a_loss_of_the_table_is_in_the_band_of_its_config(row):
     name, _, corpus, _, loss = map(str.strip, row)
-    assert files.find(name.split("`")[1]), name
     size = re.search(r"\(`(:\w+)`\)|`[^`]+(:\w+)`", name)
     settings = files.load(name.split("`")[1].split(":")[0] + ((size[1] or size[2]) if size else ""))
     band = settings.to_dict()["expected"]

@@ -15,6 +15,8 @@ import numpy as np
 
 from gptjax.checkpoints import directory, pytree
 from gptjax.errors import UserError
+from gptjax.evaluation.loss_eval import Busy
+from gptjax.runtime.pace import pieces
 from gptjax.training import resume, scan
 from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import TrainState
@@ -61,8 +63,10 @@ class Replay:
     notes: list[str]
 
 
-def replay(exp: Experiment, workdir: Path, step: int) -> Replay:
+def replay(exp: Experiment, workdir: Path, step: int, busy: Busy = None) -> Replay:
     """Go on from the last checkpoint at or before ``step`` (updates made before it), and look.
+
+    ``busy`` is told (done, total) steps on the way there.
 
     Raises:
       UserError: there is no run, train.steps end before, or a step before this one stops it.
@@ -78,16 +82,17 @@ def replay(exp: Experiment, workdir: Path, step: int) -> Replay:
             f"the last checkpoint is of step {there[-1]}: whether the run came to step {step} is "
             "not known here"
         )
-    begin = at = int(state.step)
-    while at < step:
-        n = min(exp.config.train.chunk_steps, step - at)
+    begin = int(state.step)
+    for first, end in pieces(step - begin, 1, exp.config.train.chunk_steps):
+        at, n = begin + first, end - first
         state, _ = exp.train_chunk(state, *exp.chunk_inputs(at, n), n, exp.dropout_key)
         if (reached := int(state.step)) < at + n:
             raise UserError(
                 f"step {reached} is not finite and comes before {step}: --replay_step={reached} "
                 "looks at it, --config.train.skip_nonfinite=10 passes over up to 10"
             )
-        at = reached
+        if busy:
+            busy(end, step - begin)
     loss, grads, rows = _look_at(exp, state)
     texts = [exp.tokenizer.decode(row) for row in rows[:3]]
     params, grads = pytree.on_host(state.params), pytree.on_host(grads)

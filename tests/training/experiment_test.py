@@ -267,3 +267,32 @@ def test_the_trainers_memory_is_known_to_training_alone():
         assert not re.search(r"""["']memory["']""", source), path
         assert "progress" not in source.lower() or path == console, path
     assert '"memory"' in (PACKAGE / "training" / "resume.py").read_text(encoding="utf-8")
+
+
+def test_a_run_without_an_end_needs_no_more_memory_than_one_with(text):
+    """Whoever trains until he stops it asks for all the steps there are."""
+    most = 2**31 - 1
+    optim = {"warmup_steps": most - 9, "schedule": "constant"}
+    config = tiny_runs.config(text, train={"steps": most}, optim=optim)
+    exp = experiment.build(config)
+    batches, rates = exp.chunk_inputs(most - 3, 3)
+    assert rates.shape == (config.train.chunk_steps,) == batches.x.shape[:1]
+    np.testing.assert_allclose(rates[:1], config.optim.learning_rate, rtol=1e-6)
+    assert np.isfinite(rates).all() and sum(exp.memory_needs().values()) < 10**6
+
+
+def test_what_training_needs_of_memory_is_what_its_arrays_are(text):
+    config = tiny_runs.config(text, "gpt", train={"batch_size": 6, "accumulate": 2})
+    exp = experiment.build(config)
+    needs = exp.memory_needs()
+    state = exp.init_state()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    assert needs["parameters"] == needs["gradients"] == size
+    assert needs["optimizer"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
+    batches, _ = exp.chunk_inputs(0, 1)
+    assert needs["batches of 5 steps"] == 2 * sum(array.nbytes for array in batches)
+    more = experiment.build(
+        tiny_runs.config(text, "gpt", train={"batch_size": 12, "accumulate": 2})
+    )
+    rows = needs["activations of 3 rows"], more.memory_needs()["activations of 6 rows"]
+    assert rows[0] > 3 * 6 * 4 * exp.tokenizer.vocab_size and 1.9 < rows[1] / rows[0] < 2.1
