@@ -94,6 +94,7 @@ def wrong(name: str, argv: str, *named: str):
 CASES = [
     # The config.
     wrong("train", "--config=", "--config is missing", "gpt"),
+    wrong("train", "--config= --max_iters=5", "unknown flag --max_iters", "train.steps"),
     wrong("train", "--config={w}/nowhere.py", "nowhere.py", "choose one of"),
     wrong("train", "--config={w}/no_function.py", "no_function.py", "get_config"),
     wrong("train", "--config={w}/leaves.py", "leaves.py", "sys.exit"),
@@ -370,7 +371,7 @@ def test_the_commands_that_open_a_run_share_its_flags():
 
 
 def test_a_message_of_any_length_is_shown_by_its_ends(world, capsys):
-    assert call("sample", f"--{'x' * 100_000}=3") == 2
+    assert call("train", f"--{'x' * 100_000}=3") == 2
     err = capsys.readouterr().err
     assert len(err) < 1100 and "unknown flag --xxx" in err and err.endswith("see --help\n")
 

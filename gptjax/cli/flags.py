@@ -133,6 +133,11 @@ def read(
             if any("\ud800" <= char <= "\udfff" for char in path):  # of bytes that are not UTF-8
                 raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
             setattr(args, folder, path)
+    if config:
+        kinds |= {f"--config.{field.path}": field.type for field in fields(Config())}
+    # A flag that there is not is told first, before a config is asked for.
+    own = [argument for argument in rest if not re.match(r"--?(no)?config\.", argument)]
+    _parse(_flag_values(), own, kinds, known_only=False)
     values = _flag_values()
     if config:
         settings = files.load(args.config) if args.config else _saved_settings(args, saved)
@@ -167,8 +172,7 @@ def _saved_settings(args: SimpleNamespace, saved: Callable) -> ConfigDict:
 def _override(
     values: absl_flags.FlagValues, settings: ConfigDict, file: str, rest: list[str], kinds: dict
 ) -> None:
-    """Define flags that set the fields of a config; their kinds are added to ``kinds``."""
-    kinds |= {f"--config.{field.path}": field.type for field in fields(Config())}
+    """Define flags that set the fields of a config; ``kinds`` has theirs."""
     for argument in rest[1:]:
         named = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         name = f"--config.{named[1]}" if named else ""
