@@ -15,6 +15,8 @@ from gptjax.data.batching import whole_split
 from gptjax.data.dataset import Split
 from gptjax.models import ngram
 
+_PART = 2**22  # pairs counted at a time: in between a signal is heard
+
 
 @dataclasses.dataclass(frozen=True)
 class CountBigram:
@@ -32,8 +34,7 @@ class CountBigram:
 
     def nats(self, first: np.ndarray, second: np.ndarray) -> float:
         """Mean -ln P(second | first), ids (N,) each, nats per token; infinite where a P is 0."""
-        asked = _cells(first, second, self.vocab_size)
-        pairs, weight = np.unique(asked, return_counts=True)
+        pairs, weight = _count_pairs(first, second, self.vocab_size)
         return float(np.sum(weight * self._nats_of(pairs)) / np.sum(weight))
 
     def each(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -52,7 +53,7 @@ def count_bigram(
     first: np.ndarray, second: np.ndarray, vocab_size: int, add: float = 1.0
 ) -> CountBigram:
     """Count which token follows which: ints (N,) each, N >= 1; ``add`` as in ``CountBigram``."""
-    pairs, n_pairs = np.unique(_cells(first, second, vocab_size), return_counts=True)
+    pairs, n_pairs = _count_pairs(first, second, vocab_size)
     n_first = np.bincount(first, minlength=vocab_size)
     return CountBigram(vocab_size, pairs, n_pairs, n_first, add)
 
@@ -102,6 +103,21 @@ def total_variation(logits_NxV: np.ndarray, log_p_NxV: np.ndarray) -> np.ndarray
         return p / p.sum(axis=1, keepdims=True)
 
     return np.abs(softmax(logits_NxV) - softmax(log_p_NxV)).sum(axis=1) / 2
+
+
+def _count_pairs(
+    first: np.ndarray, second: np.ndarray, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs that occur, as i · V + j, sorted, and how often each does."""
+    n_cells = vocab_size**2
+    if n_cells > len(first) + _PART:  # a table of all pairs would be mostly empty, or too large
+        return np.unique(_cells(first, second, vocab_size), return_counts=True)
+    n = np.zeros(n_cells, np.int64)
+    for begin in range(0, len(first), _PART):  # several times quicker than sorting
+        part = slice(begin, begin + _PART)
+        n += np.bincount(_cells(first[part], second[part], vocab_size), minlength=n_cells)
+    pairs = np.flatnonzero(n)
+    return pairs, n[pairs]
 
 
 def _cells(first: np.ndarray, second: np.ndarray, vocab_size: int) -> np.ndarray:

@@ -191,3 +191,15 @@ def test_single_tokens_by_counting():
     train_tokens, tokens = np.array([0, 0, 1]), np.array([0, 2])
     expected = [-math.log(3 / 6), -math.log(1 / 6)]
     np.testing.assert_allclose(count_models.unigram_nats(train_tokens, tokens, 3), expected)
+
+
+@pytest.mark.parametrize("part", [7, 2**22])
+def test_pairs_are_counted_in_a_table_as_by_sorting(part, monkeypatch):
+    monkeypatch.setattr(count_models, "_PART", part)
+    rng = np.random.default_rng(5)
+    for V in (3, 11, 400):  # the last: most pairs never occur
+        first, second = rng.integers(0, V, (2, 150))
+        pairs, n = count_models._count_pairs(first, second, V)
+        expected = np.unique(first * V + second, return_counts=True)
+        np.testing.assert_array_equal(pairs, expected[0])
+        np.testing.assert_array_equal(n, expected[1])

@@ -381,3 +381,20 @@ def test_parameters_that_are_not_finite_are_never_saved(text, tmp_path, monkeypa
     assert "step 14: parameter token_embedding_table/embedding is not finite" in str(error)
     assert "not saved" in str(error) and "step 7" in str(error)
     assert directory.last(tmp_path) == 7
+
+
+def test_parameters_that_are_not_finite_cannot_be_passed_over(text, tmp_path, monkeypatch):
+    take_in = Trainer._take_in
+
+    def spoilt(self, *args):
+        take_in(self, *args)
+        if self.step == 9:
+            params = jax.tree.map(lambda leaf: leaf.at[0, 0].set(np.inf), self.state.params)
+            self.state = self.state.replace(params=params)
+
+    monkeypatch.setattr(Trainer, "_take_in", spoilt)
+    config = tiny_runs.config(text, train={"chunk_steps": 1})
+    error = str(fit(config, tmp_path, monkeypatch, ends_with=UserError))
+    assert "parameter token_embedding_table/embedding is not finite" in error
+    assert "--replay_step=" in error and "lower optim.learning_rate" in error
+    assert "skip_nonfinite" not in error  # every step from here on would be as bad
