@@ -86,7 +86,8 @@ def test_the_last_lines_are_made_of_the_figures_that_they_show(exp, tmp_path, mo
     figures |= {"count_bigram_val_nats": exp.bigram_nats["val"]}
     monkeypatch.setattr(summary.plots, "loss_curves", lambda *_: "")
     lines = printed(lambda t: summary.last_page(exp, tmp_path, t, figures))
-    lines += printed(lambda t: summary.write_last_page(exp, tmp_path, t, figures))
+    expected = exp.config.expected
+    lines += printed(lambda t: summary.write_last_page(exp, tmp_path, t, figures, expected))
     lines = [line.replace(str(tmp_path), "runs/gpt-small") for line in lines]
     assert TRANSCRIPT.splitlines()[-len(lines) :] == lines
     assert (tmp_path / run.SUMMARY).exists() and console.duration(59.4) == "59 s"

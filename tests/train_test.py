@@ -284,6 +284,15 @@ def test_a_band_that_does_not_hold_for_a_run_does_not_when_it_is_continued_eithe
     assert len(verdicts) == 2 and not any("as expected" in verdict for verdict in verdicts)
 
 
+def test_the_reason_for_no_verdict_is_the_true_one(banded, tmp_path, capsys):
+    for changed in ("model.kind=mlp", "optim.eps=1e-3 --config.model.kind=mlp"):
+        run = f"--workdir={tmp_path / changed[:5]}"
+        assert call(train, banded, run, *f"--config.{changed}".split()) == 0
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert "changed, the config's 0.00–9.00 need not hold" in said, said
+        assert "no config says what to expect" not in said
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_config_too(banded, tmp_path, capsys):
     run = tmp_path / "run"
     assert call(train, banded, f"--workdir={run}", "--config.train.eval_every=1") == 0

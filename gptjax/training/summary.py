@@ -5,7 +5,7 @@ run.json; the exact losses, the curve, the verdict and summary.json.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +146,20 @@ def _took(figures: dict[str, Any]) -> str:
 
 
 def write_last_page(
-    exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any], no_band: str = ""
+    exp: Experiment,
+    workdir: Path,
+    terminal: Terminal,
+    figures: dict[str, Any],
+    expected: Mapping[str, Any],
+    no_band: str = "",
 ) -> None:
     """Write summary.json and loss.png, and show the verdict; ``no_band``: see ``fit``.
 
-    The run's last checkpoint is complete. A full disk costs the files and not the figures shown.
+    ``expected``: the bands of the config as it was given. The run's last checkpoint is complete. A
+    full disk costs the files and not the figures shown.
     """
-    figures["verdict"], ok = verdict(exp, figures, no_band)
+    band = expected.get(exp.corpus.name)
+    figures["verdict"], ok = verdict(exp, figures, band, no_band)
     metrics.write_json(workdir / run.SUMMARY, figures)
     exact = {name: [(figures["steps"], figures[f"final_{name}_nats"])] for name in ("train", "val")}
     if figures["best_step"] != figures["steps"]:
@@ -168,14 +175,17 @@ def write_last_page(
     terminal.verdict(figures["verdict"], ok)
 
 
-def verdict(exp: Experiment, figures: dict[str, Any], changed: str = "") -> tuple[str, bool | None]:
+def verdict(
+    exp: Experiment, figures: dict[str, Any], band: tuple[float, float] | None, changed: str = ""
+) -> tuple[str, bool | None]:
     """One sentence that says whether the last loss is normal, and whether it is (None: unknown).
 
-    ``changed``: settings that differ from those that the config's band is of; see why_no_band.
+    ``band``: (low, high) that the config expects of this corpus, nats per token; ``changed``:
+    settings that differ from those that it is of, see ``why_no_band``.
     """
     config, val, corpus = exp.config, figures["final_val_nats"], exp.corpus.name
     gap = val - (bigram := figures["count_bigram_val_nats"])
-    band, pairs = config.expected.get(corpus), config.model.kind in ("bigram", "bigram_embed")
+    pairs = config.model.kind in ("bigram", "bigram_embed")
     if not math.isfinite(val):
         return f"val {val}: the training diverged, lower optim.learning_rate", False
     if not config.predicts_next:

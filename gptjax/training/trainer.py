@@ -59,7 +59,7 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
         summary.last_page(exp, workdir, terminal, figures)
         trainer.wait_for_checkpoint()
         trainer.require_saved()
-        summary.write_last_page(exp, workdir, terminal, figures, no_band)
+        summary.write_last_page(exp, workdir, terminal, figures, config.expected, no_band)
         return figures
 
 

@@ -1,6 +1,5 @@
 """The first and the last page of a run: what is recorded, what is measured, what is said of it."""
 
-import dataclasses
 import io
 import json
 import math
@@ -37,11 +36,10 @@ def test_verdict_against_the_band(nats, band, text, ok):
 
 def verdict(text, val_nats, changed="", kind="gpt", band=None, steps=23, **more):
     """The verdict of a run on a text of one's own; ``band`` is for that text."""
-    expected = {text.name: band} if band else {}
-    config = dataclasses.replace(tiny_runs.config(text, kind, **more), expected=expected)
+    config = tiny_runs.config(text, kind, **more)
     exp = SimpleNamespace(config=config, corpus=SimpleNamespace(name=text.name))
     figures = {"final_val_nats": val_nats, "count_bigram_val_nats": 2.0, "steps": steps}
-    said, ok = summary.verdict(exp, figures, changed)
+    said, ok = summary.verdict(exp, figures, band, changed)
     assert "\n" not in said and "(" not in said  # one plain sentence
     return said, ok
 
