@@ -30,4 +30,6 @@ def pieces(total: int, first: int, most: int) -> Iterator[tuple[int, int]]:
         end, began = min(begin + pace.n, total), time.monotonic()
         yield begin, end
         pace.took(end - begin, time.monotonic() - began)
+        if not begin:  # it may have compiled: that it was slow says nothing of the next
+            pace.n = max(pace.n, end)
         begin = end

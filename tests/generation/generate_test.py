@@ -14,11 +14,18 @@ from gptjax.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
 from gptjax.generation.generate import Settings, continue_rows, row_keys
+from gptjax.runtime import pace
 
 CHARS = CharTokenizer("\n abcdeé😀")
 BYTES = ByteTokenizer()
 WORDS = WordTokenizer(("\n", " ", "!", "hello", "held", "wörld"))
 GREEDY = sampling.build(0)
+
+
+@pytest.fixture(autouse=True)
+def a_machine_of_any_speed(monkeypatch):
+    """How much is done at a time depends on sizes alone, and not on how busy the machine is."""
+    monkeypatch.setattr(pace, "SECONDS", 1e9)
 
 
 def cycle(tok, text, chance=0.0):
