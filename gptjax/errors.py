@@ -37,6 +37,11 @@ def last_part(name: str) -> str:
     return name.rpartition(".")[2] or name
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can express a text: what the system gives for bytes that are not, it can't."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def harmless(text: str) -> str:
     """Escape what could move a cursor or turn the writing round; keep joiners and wide spaces."""
     kept = "\n\xa0\u3000\u200c\u200d"

@@ -75,7 +75,6 @@ def main(args: Any) -> int:
 def of_split(run: Run, workdir: Path, split: str, terminal: Terminal) -> dict[str, Any]:
     """The exact loss over a split of the run's corpus, beside the count bigram's."""
     from gptjax.evaluation.baselines import block_losses
-    from gptjax.evaluation.count_models import count_bigram_nats
     from gptjax.training import experiment
 
     exp = experiment.of_run(run, workdir)
@@ -83,10 +82,9 @@ def of_split(run: Run, workdir: Path, split: str, terminal: Terminal) -> dict[st
         raise UserError(f"--split={split!r} is unknown: choose {', '.join(exp.splits)}")
     told = functools.partial(terminal.busy, f"exact loss over {split}")
     asked, params = exp.splits[split], exp.placement.put(run.params)
-    blocks = block_losses(exp.evaluator, params, exp.splits, run.tokenizer, split, told)
-    report = {"split": split, **_figures(blocks, asked)}
-    bigram = count_bigram_nats(exp.splits, run.tokenizer.vocab_size)[split]
-    return report | _unknown(run.tokenizer, asked) | {"count_bigram_nats_per_token": bigram}
+    report = {"split": split, **_figures(block_losses(exp.evaluator, params, asked, told), asked)}
+    bigram = {"count_bigram_nats_per_token": exp.bigram_nats[split]}
+    return report | _unknown(run.tokenizer, asked) | bigram
 
 
 def of_text(run: Run, text_file: str, per_token: bool, terminal: Terminal) -> dict[str, Any]:

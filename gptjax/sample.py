@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
 
 SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 SETTINGS += ("stop", "window")  # the flags that are fields of ``Run.settings``
-ITEMS_SHOWN = 10
 
 
 def main(args: Any) -> int:
@@ -42,7 +41,7 @@ def main(args: Any) -> int:
     with Terminal(sys.stderr) as terminal:
         with terminal.doing("opening the run"):
             from gptjax.checkpoints.run import open_for_command
-            from gptjax.generation.generate import row_keys
+            from gptjax.generation.generate import ITEMS_SHOWN, row_keys
 
             run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
         prompts = list(args.prompt)
@@ -93,6 +92,7 @@ def stream(run: Run, rows: list[str], key_R: jax.Array, settings: Settings, betw
 def _report(corpus: Corpus, made: list[Sample]) -> str:
     """How much of what was made stands in the corpus already."""
     from gptjax.evaluation import memorization
+    from gptjax.generation.generate import ITEMS_SHOWN
 
     if not corpus.is_items:
         longest = max((memorization.longest(s.text, corpus.splits["train"]) for s in made), key=len)

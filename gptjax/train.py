@@ -38,14 +38,14 @@ def batch_lines(config: Config) -> Iterator[str]:
         from gptjax.training import experiment
 
         exp = experiment.build(config)
+    tok = exp.tokenizer
     x_BxT, y_BxT, w_BxT = get_batch(exp.splits["train"], config.train.batch_size, config.seed)
     yield f"input shape: {x_BxT.shape}\ntarget shape: {y_BxT.shape}"
     yield f"input (xb):\n{x_BxT}\ntargets (yb):\n{y_BxT}\n-----"
     for t in w_BxT[0].nonzero()[0]:
         context, target = x_BxT[0, : t + 1], int(y_BxT[0, t])
-        decode, shown = exp.tokenizer.decode, exp.tokenizer.token_text(target)
-        of = f"{decode(context)!r} -> {shown!r}"
-        yield f"when input is {context.tolist()} the target is {target}   {of}"
+        shown = f"{tok.decode(context)!r} -> {tok.token_text(target)!r}"
+        yield f"when input is {context.tolist()} the target is {target}   {shown}"
 
 
 def replay_lines(config: Config, workdir: Path, step: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
 from gptjax.data.corpora import Corpus
 from gptjax.evaluation.memorization import longest
+from gptjax.generation import generate
 from gptjax.generation.stopping import Sample
 from gptjax.monitoring.console import shown
 
@@ -144,7 +145,7 @@ def test_a_terminal_gets_no_control_characters(monkeypatch, capsys):
 
 def test_ten_items_come_when_no_number_is_set(call):
     _, out, _ = call("mlp", "--max_new_tokens=9")
-    assert len(out.splitlines()) == sample.ITEMS_SHOWN
+    assert len(out.splitlines()) == generate.ITEMS_SHOWN
 
 
 def test_the_report_says_how_many_items_are_copies(call):

@@ -26,8 +26,9 @@ from gptjax.data import corpora, tokenizers
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
-from gptjax.generation.generate import Busy, Piece, Sample, Settings
+from gptjax.generation.generate import Piece, Sample, Settings
 from gptjax.runtime.atomic_files import read_json
+from gptjax.runtime.pace import Busy
 
 METRICS, SUMMARY, RECORD, CURVE = "metrics.jsonl", "summary.json", "run.json", "loss.png"
 TIMING = "timing.jsonl"
@@ -76,8 +77,13 @@ class Run:
             {"name": repr(self.config.name), "kind": self.config.model.kind}
             | {name: f"{getattr(self.model, name):,}" for name in SIZES if name in has}
             | {"step": f"{self.step:,}", **val}
-            | {"parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}"}
+            | {"parameters": f"{self.n_parameters:,}"}
         )
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the model has learnt."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
     @property
     def items(self) -> bool:

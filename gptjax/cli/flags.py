@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from gptjax.config import files, parse
 from gptjax.config.foreign_names import nearest
 from gptjax.config.schema import Config, fields
-from gptjax.errors import UserError
+from gptjax.errors import UserError, is_utf8
 
 
 class _Integer(absl_flags.IntegerParser):
@@ -130,7 +130,7 @@ def read(
             if path.startswith("~"):
                 user = path.partition("/")[0]
                 raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
-            if any("\ud800" <= char <= "\udfff" for char in path):  # of bytes that are not UTF-8
+            if not is_utf8(path):
                 raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
             setattr(args, folder, path)
     if config:

@@ -93,7 +93,7 @@ def call(
             raise
         if "--debug" in argv:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        if _is_of_stdout(error):
             _drop_stdout()
         line = harmless(" ".join(line.splitlines()))
         if len(line) > LONGEST_LINE:  # a value of any length stands in it
@@ -108,6 +108,12 @@ def _drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _is_of_stdout(error: BaseException) -> bool:
+    """Whether standard output is full: a file's error says which file it is."""
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return full and error.filename is None
+
+
 def _ending(error: BaseException, trains: bool) -> tuple[int, str]:
     """The exit code and line of an error that is the user's or the machine's; "" for a bug.
 
@@ -120,7 +126,7 @@ def _ending(error: BaseException, trains: bool) -> tuple[int, str]:
     if isinstance(error, OSError):
         named = error.strerror and error.filename is not None
         line = f"{error.filename}: {error.strerror}" if named else str(error)
-        if not named and error.errno == errno.ENOSPC:  # a file's error says which
+        if _is_of_stdout(error):
             line = f"standard output cannot be written: {error.strerror}"
         room = "make room and start again; " if error.errno == errno.ENOSPC else ""
         return 2, f"{line} ({room}--debug shows where)"

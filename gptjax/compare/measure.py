@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from gptjax.checkpoints import directory
 from gptjax.checkpoints import run as runs
 from gptjax.checkpoints.run import Run
@@ -109,9 +107,10 @@ def _measure(
     """The losses and figures of one run; ``known``: baselines by text, to add to."""
     exp, records = experiment.of_run(run, workdir), metrics.read(workdir / runs.METRICS)
     told = functools.partial(terminal.busy, f"{name}: exact loss over val")
-    blocks = baselines.block_losses(exp.evaluator, run.params, exp.splits, run.tokenizer, busy=told)
-    if blocks.text not in known:
-        known[blocks.text] = baselines.baselines(exp.splits, run.tokenizer)
+    text, val = baselines.text_hash(exp.splits, run.tokenizer), exp.splits["val"]
+    blocks = baselines.block_losses(exp.evaluator, run.params, val, told, text)
+    if text not in known:
+        known[text] = baselines.baselines(exp.splits, run.tokenizer.vocab_size, text)
     summary, notes = runs.summary(workdir) or {}, []
     speed = summary.get("tokens_per_second")
     line = Line(
@@ -123,7 +122,7 @@ def _measure(
         steps=summary.get("steps", directory.last(workdir)),
         best_step=directory.best(workdir),
         step=run.step,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(run.params)),
+        parameters=run.n_parameters,
         flops=training_flops_per_token(run.model),
         # Of a summary of any version: its speed was always that of the compiled steps.
         seconds=summary["steps"] * exp.tokens_per_step / speed if speed else None,
@@ -136,7 +135,7 @@ def _measure(
             f"{name}: the rows of its softmax are {mean:.4f} from the counts in total variation "
             f"(mean over the training text; the farthest {most:.4f})"
         )
-    return Measured(name, workdir, run, line, blocks, known[blocks.text], records, notes)
+    return Measured(name, workdir, run, line, blocks, known[text], records, notes)
 
 
 def _baseline(names: Sequence[str], workdirs: Sequence[Path], asked: str) -> str:

@@ -46,15 +46,13 @@ def load(name: str) -> ConfigDict:
         if size is not None and not inspect.signature(get_config).parameters:
             raise UserError(f"{path} comes in one size: leave out :{size}")
         settings = get_config() if size is None else get_config(size)
-    except (UserError, OSError):
+    except (UserError, OSError, KeyboardInterrupt):
         raise
     except SystemExit as error:  # its code 0 would look like a training that went well
         raise UserError(f"{path} ends the program (sys.exit): get_config() must return") from error
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"{error.filename or path}{line}: {error.msg}") from error
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # the file is the user's program: anything may come
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError, did_you_mean, is_utf8
 
 CORPORA = ("shakespeare", "tinyshakespeare", "names", "indian_names")  # data/corpora.py
 TOKENIZERS = ("char", "word", "byte")  # data/tokenizers.py
@@ -230,7 +230,7 @@ class Config(Part):
         if not self.name or self.name.strip(".") == "" or set(self.name) & set("/\\\0"):
             what = "the name of a folder, without / or \\: --workdir puts the run elsewhere"
             raise self.mistake("name", f" must be {what}")
-        if any("\ud800" <= char <= "\udfff" for char in self.name + self.why):
+        if not is_utf8(self.name + self.why):
             raise self.mistake("name", " (or why) is not UTF-8: give it in plain characters")
         for corpus, band in self.expected.items():
             two = isinstance(band, (tuple, list)) and len(band) == 2

@@ -21,11 +21,11 @@ def read_text(name: str) -> str:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
             data = _read(name, path, status.st_size)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"there is no file {name!r}: check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, UserError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{name!r} cannot be read: {reason}") from error
     if not stat.S_ISREG(status.st_mode):

@@ -16,9 +16,10 @@ import numpy as np
 from gptjax.data.dataset import Split
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.evaluation import count_models
-from gptjax.evaluation.loss_eval import Busy, Evaluator
+from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.evaluation.run_table import Blocks
 from gptjax.models.ngram import NGramLanguageModel
+from gptjax.runtime.pace import Busy
 
 # Parts of a split whose losses say how sure the mean is. Long ones: scenes and plays differ, so
 # short parts are not independent. A GPT's error on the 505,719 characters of Shakespeare's val is
@@ -27,9 +28,9 @@ N_BLOCKS = 20
 NAMES = ("uniform", "unigram", "count bigram")
 
 
-def baselines(splits: Mapping[str, Split], tok: Tokenizer) -> dict[str, Blocks]:
+def baselines(splits: Mapping[str, Split], V: int, text: str = "") -> dict[str, Blocks]:
     """Losses on val, in blocks: of knowing nothing, of single tokens, of pairs; by ``NAMES``."""
-    split, V = splits["val"], tok.vocab_size
+    split = splits["val"]
     first, second = split.pairs()
     each = (
         np.full(len(second), math.log(V)),
@@ -37,7 +38,7 @@ def baselines(splits: Mapping[str, Split], tok: Tokenizer) -> dict[str, Blocks]:
         count_models.count_bigram(*splits["train"].pairs(), V).each(first, second),
     )
     # The pairs stand in the order of the rows that predict them.
-    begins, text = np.cumsum(split.count) - split.count, text_hash(splits, tok)
+    begins = np.cumsum(split.count) - split.count
     row_nats = (np.add.reduceat(nats, begins) for nats in each)
     return {n: in_blocks(split, nats, text) for n, nats in zip(NAMES, row_nats, strict=True)}
 
@@ -57,17 +58,13 @@ def table_against_counts(
 
 
 def block_losses(
-    evaluator: Evaluator,
-    params: Any,
-    splits: Mapping[str, Split],
-    tok: Tokenizer,
-    name: str = "val",
-    busy: Busy = None,
+    evaluator: Evaluator, params: Any, split: Split, busy: Busy = None, text: str = ""
 ) -> Blocks:
-    """The exact loss over a split, in blocks; ``busy`` is told of rows done, of how many."""
-    split = splits[name]
-    rows = np.concatenate(list(evaluator.row_losses(params, split, busy)))
-    return in_blocks(split, rows, text_hash(splits, tok))
+    """The exact loss over a split, in blocks; ``busy`` is told of rows done, of how many.
+
+    ``text``: of ``text_hash``, where the blocks are to be held against others.
+    """
+    return in_blocks(split, np.concatenate(list(evaluator.row_losses(params, split, busy))), text)
 
 
 def in_blocks(split: Split, row_nats: np.ndarray, text: str = "") -> Blocks:

@@ -22,8 +22,8 @@ from gptjax.data.dataset import Split
 from gptjax.errors import UserError
 from gptjax.evaluation.flops import forward_flops_per_token
 from gptjax.models.loss import cross_entropy, token_nats
+from gptjax.runtime.pace import Busy
 
-Busy = Callable[[float, float], None] | None  # told how much is done, of how much
 # Of one call: half a second of two CPU cores. Whoever runs it sees to signals in between.
 CALL_FLOPS, ACCELERATOR_CALL_FLOPS = 5e10, 1e13
 

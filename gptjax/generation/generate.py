@@ -23,14 +23,13 @@ from gptjax.generation import decode
 from gptjax.generation.decode import ROOM
 from gptjax.generation.sampling import Chain, Temperature, draw
 from gptjax.generation.stopping import RowText, Sample
-from gptjax.runtime.pace import pieces
+from gptjax.runtime.pace import Busy, pieces
 
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
 STREAM_TOKENS, STOP_TOKENS = 8, 32
 FIRST_TOKENS = 32  # of a text made without such looks: as many as a large model makes in a second
 GROUP_ROWS = 1024  # are made together; more come in groups, for a cache of all would not fit
 ITEMS_SHOWN = 10
-Busy = Callable[[int, int], None] | None  # told how many tokens are made, of how many
 
 
 def generate(model, params, idx, max_new_tokens: int, key_B, temperature=1.0) -> jax.Array:

@@ -196,8 +196,10 @@ def _number(path: str, name: str = "") -> int:
     """The whole number after ``name`` in a file of the system's; 0 where there is none."""
     with contextlib.suppress(OSError, ValueError):
         text = Path(path).read_text(encoding="ascii")
-        words = next((w for line in text.splitlines() if (w := line.split())[0] == name), [])
-        return int(words[1] if name and words else text if not name else 0)
+        if not name:
+            return int(text)
+        lines = map(str.split, text.splitlines())
+        return next((int(words[1]) for words in lines if words[:1] == [name]), 0)
     return 0
 
 

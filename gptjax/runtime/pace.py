@@ -6,8 +6,9 @@ decides when something is computed, and never what.
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+Busy = Callable[[float, float], None] | None  # told how much of a work is done, of how much
 SECONDS = 0.5
 
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from gptjax.checkpoints import directory, pytree
 from gptjax.errors import UserError
-from gptjax.evaluation.loss_eval import Busy
-from gptjax.runtime.pace import pieces
+from gptjax.runtime.pace import Busy, pieces
 from gptjax.training import resume, scan
 from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import TrainState

@@ -72,8 +72,8 @@ def measure(
         return exp.evaluator.exact_loss(params, exp.splits[split], busy(f"exact loss over {split}"))
 
     def val_loss(params: Any) -> tuple[float, float | None]:
-        tok, splits, told = exp.tokenizer, exp.splits, busy("exact loss over val")
-        return mean_and_error(block_losses(exp.evaluator, params, splits, tok, busy=told))
+        told = busy("exact loss over val")
+        return mean_and_error(block_losses(exp.evaluator, params, exp.splits["val"], told))
 
     train_nats, (val_nats, val_error) = exact_loss(params, "train"), val_loss(params)
     steps, best_step = exp.config.train.steps, progress.best_step

@@ -18,8 +18,9 @@ from flax import linen as nn
 
 from gptjax.data.batching import Batch, get_batches
 from gptjax.data.dataset import Split
-from gptjax.evaluation.loss_eval import Busy, Evaluator
+from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.models.loss import cross_entropy
+from gptjax.runtime.pace import Busy
 
 
 @flax.struct.dataclass

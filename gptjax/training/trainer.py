@@ -118,8 +118,8 @@ class Trainer:
                 return
             self.stop_if_told_to()
             began, rates = time.monotonic(), inputs[1]
-            first = self.step == (self.resumed or 0)
-            with self.terminal.doing("compiling the training step" if first else "training"):
+            what = "compiling the training step" if self._compiles else "training"
+            with self.terminal.doing(what):
                 state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
                 # The device works on this chunk; meanwhile the host gathers the next.
                 following = self._next_chunk(self.step + n, pace.n)
@@ -129,6 +129,11 @@ class Trainer:
             pace.took(n, seconds)
             n, inputs = following
             self.wait_for_checkpoint(only_look=True)  # a full disk is told now, not hours later
+
+    @property
+    def _compiles(self) -> bool:
+        """Whether the next chunk is the first of this start."""
+        return self.step == (self.resumed or 0)
 
     def _next_chunk(self, step: int, most: int) -> tuple[int, Any]:
         """The next chunk: its length, up to the next event, and its batches and rates."""
@@ -140,7 +145,7 @@ class Trainer:
 
     def _take_in(self, n: int, seen: StepMetrics, rates: np.ndarray, seconds: float) -> None:
         """Count, write and show what ``n`` steps saw; stop on a loss that is not finite."""
-        done, compiles = int(self.state.step) - self.step, self.step == (self.resumed or 0)
+        done, compiles = int(self.state.step) - self.step, self._compiles
         progress, steps = self.progress, self.exp.config.train.steps
         for i in range(done):
             self.step += 1

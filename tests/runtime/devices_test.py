@@ -205,7 +205,7 @@ def test_free_memory_is_the_least_that_machine_and_container_leave(tmp_path, mon
         "meminfo": "MemTotal:  900 kB\nMemAvailable:     500 kB\n",
         "memory.max": "400000\n",
         "memory.current": "300000\n",
-        "memory.stat": "anon 5\ninactive_file 20000\n",
+        "memory.stat": "anon 5\n\ninactive_file 20000\n",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
