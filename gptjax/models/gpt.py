@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gptjax.models.precision import Precision
+
 ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
 
 # PyTorch's LayerNorm adds 1e-5 to the variance; Linen's default is 1e-6.
@@ -24,15 +26,21 @@ def normal(std: float = 0.02) -> nn.initializers.Initializer:
     return nn.initializers.normal(std)
 
 
+def dense(features: int, std: float = 0.02, precision: Precision = Precision(), **more) -> nn.Dense:
+    """The lecture's ``nn.Linear``: x W + b, W from N(0, std), b zero."""
+    return nn.Dense(features, kernel_init=normal(std), dot_general=precision.dense, **more)
+
+
 class Head(nn.Module):
     """One head of self-attention: softmax(q kᵀ / sqrt(K), causal) v. Source: page 9, section 10."""
 
     head_size: int
     block_size: int
     dropout: float = 0.0
+    precision: Precision = Precision()
 
     def setup(self):
-        linear = functools.partial(nn.Dense, self.head_size, use_bias=False, kernel_init=normal())
+        linear = functools.partial(dense, self.head_size, 0.02, self.precision, use_bias=False)
         self.key, self.query, self.value = linear(), linear(), linear()
         self.tril = np.tril(np.ones((self.block_size, self.block_size), bool))
 
@@ -42,14 +50,14 @@ class Head(nn.Module):
         T = x_BxTxC.shape[1]
         k = self.key(x_BxTxC)
         q = self.query(x_BxTxC)
-        wei_BxTxS = q @ k.swapaxes(-2, -1) * self.head_size**-0.5
+        wei_BxTxS = self.precision.matmul(q, k.swapaxes(-2, -1)) * self.head_size**-0.5
         wei_BxTxS = jnp.where(self.tril[:T, :T], wei_BxTxS, -jnp.inf)
         # Softmax in float32 whatever the compute dtype: its sum over S loses digits otherwise.
         wei_BxTxS = nn.softmax(wei_BxTxS.astype(jnp.float32)).astype(q.dtype)
         self.sow("intermediates", "wei", wei_BxTxS)  # nothing, unless someone asks for it
         wei_BxTxS = nn.Dropout(self.dropout)(wei_BxTxS, deterministic=not train)
         v = self.value(x_BxTxC)
-        return wei_BxTxS @ v
+        return self.precision.matmul(wei_BxTxS, v)
 
 
 class MultiHeadAttention(nn.Module):
@@ -63,6 +71,7 @@ class MultiHeadAttention(nn.Module):
     block_size: int
     dropout: float = 0.0
     proj_std: float = 0.02
+    precision: Precision = Precision()
 
     def setup(self):
         side_by_side = nn.vmap(
@@ -73,8 +82,8 @@ class MultiHeadAttention(nn.Module):
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
         )
-        self.heads = side_by_side(self.head_size, self.block_size, self.dropout)
-        self.proj = nn.Dense(self.num_heads * self.head_size, kernel_init=normal(self.proj_std))
+        self.heads = side_by_side(self.head_size, self.block_size, self.dropout, self.precision)
+        self.proj = dense(self.num_heads * self.head_size, self.proj_std, self.precision)
 
     def __call__(self, x_BxTxC: jax.Array, train: bool = False) -> jax.Array:
         """Run the heads side by side and mix them: (B, T, C) -> (B, T, C)."""
@@ -96,10 +105,11 @@ class FeedForward(nn.Module):
     dropout: float = 0.0
     activation: str = "relu"
     proj_std: float = 0.02
+    precision: Precision = Precision()
 
     def setup(self):
-        self.fc = nn.Dense(4 * self.n_embd, kernel_init=normal())
-        self.proj = nn.Dense(self.n_embd, kernel_init=normal(self.proj_std))
+        self.fc = dense(4 * self.n_embd, precision=self.precision)
+        self.proj = dense(self.n_embd, self.proj_std, self.precision)
 
     @nn.compact
     def __call__(self, x_BxTxC: jax.Array, train: bool = False) -> jax.Array:
@@ -120,12 +130,14 @@ class Block(nn.Module):
     dropout: float = 0.0
     activation: str = "relu"
     proj_std: float = 0.02
-    attention = MultiHeadAttention  # gpt_cached.py puts its own here
+    precision: Precision = Precision()
+    attention, feed_forward = MultiHeadAttention, FeedForward  # gpt_cached.py puts its own here
 
     def setup(self):
         sizes = (self.n_head, self.n_embd // self.n_head, self.block_size)
-        self.sa = self.attention(*sizes, self.dropout, self.proj_std)
-        self.ffwd = FeedForward(self.n_embd, self.dropout, self.activation, self.proj_std)
+        rest = (self.proj_std, self.precision)
+        self.sa = self.attention(*sizes, self.dropout, *rest)
+        self.ffwd = self.feed_forward(self.n_embd, self.dropout, self.activation, *rest)
         self.ln1 = LayerNorm()
         self.ln2 = LayerNorm()
 
@@ -148,6 +160,7 @@ class GPTLanguageModel(nn.Module):
     activation: str = "relu"
     tie_lm_head: bool = False
     scale_residual: bool = False
+    precision: Precision = Precision()
     lookback, slides = 0, False
     block = Block
 
@@ -157,11 +170,11 @@ class GPTLanguageModel(nn.Module):
         self.position_embedding_table = embed(self.block_size)
         sizes = (self.n_embd, self.n_head, self.block_size)
         proj_std = 0.02 / (2 * self.n_layer) ** 0.5 if self.scale_residual else 0.02
-        rest = (self.dropout, self.activation, proj_std)
+        rest = (self.dropout, self.activation, proj_std, self.precision)
         self.blocks = [self.block(*sizes, *rest) for _ in range(self.n_layer)]
         self.ln_f = LayerNorm()
         if not self.tie_lm_head:
-            self.lm_head = nn.Dense(self.vocab_size, kernel_init=normal())
+            self.lm_head = dense(self.vocab_size, precision=self.precision)
 
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Predict every next token at once: (B, T) int32 -> logits (B, T, V); T <= block_size."""
@@ -183,5 +196,8 @@ class GPTLanguageModel(nn.Module):
         """lm_head(ln_f(x)): (B, T, C) -> (B, T, V)."""
         B, T, C = x_BxTxC.shape
         x = self.ln_f(x_BxTxC).reshape(B * T, C)
-        head = self.token_embedding_table.attend if self.tie_lm_head else self.lm_head
-        return head(x).reshape(B, T, self.vocab_size)
+        if self.tie_lm_head:
+            logits = self.precision.matmul(x, self.token_embedding_table.embedding.T)
+        else:
+            logits = self.lm_head(x)
+        return logits.reshape(B, T, self.vocab_size)
