@@ -71,7 +71,10 @@ def test_generation_lowers_for_accelerators(lecture):
     exp, state, _ = lecture
     prompts = [np.zeros(300, np.int32), np.zeros(7, np.int32)]  # one longer than the block
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(prompts)))
-    model, params = CachedGPT.of(exp.model), jax.eval_shape(CachedGPT.prepare, state.params)
+    model, params = (
+        CachedGPT.of(exp.model),
+        jax.eval_shape(CachedGPT.of(exp.model).prepare, state.params),
+    )
 
     def start(params, keys_B):
         return decode.start(model, params, prompts, keys_B)

@@ -27,6 +27,7 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
 from gptjax.generation.generate import Piece, Sample, Settings
+from gptjax.runtime import fast_paths
 from gptjax.runtime.atomic_files import read_json
 from gptjax.runtime.pace import Busy
 
@@ -190,7 +191,8 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
         raise UserError(f"no folder {str(workdir)!r}: --workdir names the folder of a run")
     saved = understand(workdir, store.read_meta(workdir, which)[1])
     tok = saved.tokenizer
-    model = models.build(saved.config.model, tok.vocab_size, tok.start_id)
+    config = fast_paths.resolve(saved.config.model)
+    model = models.build(config, tok.vocab_size, tok.start_id)
     # Shapes and dtypes of the parameters, without making them.
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     like = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]

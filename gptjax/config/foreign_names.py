@@ -109,13 +109,13 @@ TABLE = (
         "",
         "JAX takes the fastest device; the variable JAX_PLATFORMS=cpu chooses the CPU",
     ),
-    ("dtype precision mixed_precision fp16 bf16 amp", "", "all is computed in float32"),
+    ("dtype precision mixed_precision fp16 bf16 amp", "model.compute_dtype", ""),
     ("compile torch_compile jit", "", "every step is compiled"),
     ("ddp world_size local_rank fsdp tensor_parallel_size", "", "one process takes all devices"),
     (
-        "remat gradient_checkpointing checkpoint_activations",
-        "",
-        "train.accumulate saves memory: it does a batch in parts",
+        "gradient_checkpointing checkpoint_activations",
+        "model.remat",
+        "train.accumulate saves memory too: it does a batch in parts",
     ),
     ("random_seed manual_seed", "seed", ""),
     # Writing.

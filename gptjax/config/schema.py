@@ -17,6 +17,8 @@ MODELS = ("bigram", "bigram_embed", "ngram", "mlp", *RUNGS, "gpt")  # models/
 SLIDING_MODELS = ("bigram", "ngram", "mlp")  # they read rows of any length
 ATTENTION_MODELS = (*RUNGS, "gpt")  # they hold a causal mask, block_size x block_size
 ACTIVATIONS = ("relu", "gelu")  # models/gpt.py
+DTYPES = ("auto", "float32", "bfloat16")  # models/precision.py
+ATTENTIONS = ("auto", "plain", "blocks", "fused")  # models/gpt.py, gpt_fast.py
 OPTIMIZERS = ("adamw", "sgd")  # training/optimizer.py
 WINDOWS = ("exact", "refill")  # generation/decode.py
 SCHEDULES = ("cosine", "constant", "step")
@@ -143,9 +145,40 @@ class ModelConfig(Part, group="model."):
     add_count: float = field(1.0, "ngram: count given to every continuation, above 0", ABOVE_0)
     tie_lm_head: bool = field(False, "lm_head shares the token embedding table")
     scale_residual: bool = field(False, "start residual projections 1/sqrt(2 n_layer) smaller")
+    compute_dtype: str = field(
+        "auto",
+        "gpt: what products read (their sums are float32); auto: bfloat16 where that is quicker",
+        DTYPES,
+    )
+    storage_dtype: str = field(
+        "auto",
+        "gpt: what stands between products; auto: float32, on an accelerator the compute_dtype",
+        DTYPES,
+    )
+    attention: str = field(
+        "auto",
+        "gpt: plain (the notes' lines), blocks (of rows, exact), fused (the device's kernel)",
+        ATTENTIONS,
+    )
+    remat: bool = field(False, "gpt: compute values again in the backward pass, to save memory")
+    scan_layers: bool = field(False, "gpt: compile one block for all layers, to compile sooner")
+    pad_vocab: int = field(1, "gpt: the last product's width, rounded up to a multiple", SIZE)
 
     def __post_init__(self):
         super().__post_init__()
+        fast = ("remat", "scan_layers", "pad_vocab")  # models/gpt_fast.py
+        how = ("compute_dtype", "storage_dtype", "attention", *fast)
+        changed = [name for name in how if getattr(self, name) != getattr(type(self), name)]
+        for name in changed if self.kind != "gpt" else ():
+            raise self.mistake(name, f" is for model.kind='gpt', and not for {self.kind!r}")
+        for name in set(changed) & set(fast) if self.attention == "plain" else ():
+            raise self.mistake(name, " needs model.attention=blocks or fused")
+        if self.attention == "fused" and self.dropout:
+            raise self.mistake(
+                "attention",
+                f" cannot drop out attention weights, and model.dropout={self.dropout}: set "
+                "model.attention=blocks, or model.dropout=0",
+            )
         if self.kind in ("multihead", "ffwd", "gpt") and self.n_embd % self.n_head:
             nearest = self.n_head * max(1, round(self.n_embd / self.n_head))
             what = f" is not divisible by model.n_head={self.n_head}: try n_embd={nearest}"

@@ -53,7 +53,8 @@ def prepare(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
     """A model and its parameters as the loop wants them: of a GPT its cached twin."""
     if not isinstance(model, GPTLanguageModel):
         return model, params
-    return CachedGPT.of(model), CachedGPT.prepare(params)
+    cached = CachedGPT.of(model)
+    return cached, cached.prepare(params)
 
 
 def start(

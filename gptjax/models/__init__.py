@@ -6,6 +6,9 @@ In reading order:
 - ``loss``: cross-entropy in nats
 - ``averaging``: three ways to average the past
 - ``gpt``: from one head to the GPT
+- ``precision``: its one product, in float32 or bfloat16
+- ``gpt_fast``: the same GPT, quicker
+- ``block_attention``: attention without the (T, T) square
 - ``gpt_cached``: the same GPT one piece at a time, for decoding
 - ``rungs``: the steps between the bigram and the GPT
 - ``mlp``: the slides' model of names
@@ -25,8 +28,10 @@ from gptjax.config.schema import RUNGS, ModelConfig
 from gptjax.errors import UserError
 from gptjax.models.bigram import BigramEmbedLanguageModel, BigramLanguageModel
 from gptjax.models.gpt import GPTLanguageModel
+from gptjax.models.gpt_fast import FastGPT, FusedGPT
 from gptjax.models.mlp import MLPLanguageModel
 from gptjax.models.ngram import NGramLanguageModel
+from gptjax.models.precision import Precision
 from gptjax.models.rungs import RungLanguageModel
 
 LARGEST_TABLE = 2**25  # entries of an ngram's table: 134 MB
@@ -34,6 +39,8 @@ LARGEST_TABLE = 2**25  # entries of an ngram's table: 134 MB
 
 def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
     """Make the module that ``config.kind`` names; ``start_id`` stands before a beginning.
+
+    "auto" is for ``runtime.fast_paths`` to decide: what is left of it is the notes' plain float32.
 
     Raises:
       UserError: an ngram whose table would not fit in memory.
@@ -57,5 +64,9 @@ def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
     sizes = (V, c.block_size, c.n_embd, c.n_head)
     if c.kind in RUNGS:
         return RungLanguageModel(c.kind, *sizes, c.dropout, c.activation)
-    rest = (c.dropout, c.activation, c.tie_lm_head, c.scale_residual)
-    return GPTLanguageModel(*sizes, c.n_layer, *rest)
+    dtypes = ("float32" if d == "auto" else d for d in (c.compute_dtype, c.storage_dtype))
+    rest = (c.dropout, c.activation, c.tie_lm_head, c.scale_residual, Precision(*dtypes))
+    if c.attention in ("auto", "plain"):
+        return GPTLanguageModel(*sizes, c.n_layer, *rest)
+    fast = FusedGPT if c.attention == "fused" else FastGPT
+    return fast(*sizes, c.n_layer, *rest, c.remat, c.scan_layers, c.pad_vocab)

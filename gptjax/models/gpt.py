@@ -26,7 +26,7 @@ def normal(std: float = 0.02) -> nn.initializers.Initializer:
     return nn.initializers.normal(std)
 
 
-def dense(features: int, std: float = 0.02, precision: Precision = Precision(), **more) -> nn.Dense:
+def dense(features: int, std: float, precision: Precision, **more) -> nn.Dense:
     """The lecture's ``nn.Linear``: x W + b, W from N(0, std), b zero."""
     return nn.Dense(features, kernel_init=normal(std), dot_general=precision.dense, **more)
 
@@ -108,7 +108,7 @@ class FeedForward(nn.Module):
     precision: Precision = Precision()
 
     def setup(self):
-        self.fc = dense(4 * self.n_embd, precision=self.precision)
+        self.fc = dense(4 * self.n_embd, 0.02, self.precision)
         self.proj = dense(self.n_embd, self.proj_std, self.precision)
 
     @nn.compact
@@ -174,7 +174,7 @@ class GPTLanguageModel(nn.Module):
         self.blocks = [self.block(*sizes, *rest) for _ in range(self.n_layer)]
         self.ln_f = LayerNorm()
         if not self.tie_lm_head:
-            self.lm_head = dense(self.vocab_size, precision=self.precision)
+            self.lm_head = dense(self.vocab_size, 0.02, self.precision)
 
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Predict every next token at once: (B, T) int32 -> logits (B, T, V); T <= block_size."""

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from gptjax.models.gpt import Block, GPTLanguageModel, Head, MultiHeadAttention, normal
+from gptjax.models.gpt import Block, GPTLanguageModel, Head, MultiHeadAttention, dense
+from gptjax.models.precision import Precision
 
 Past = tuple[jax.Array, jax.Array]  # keys and values of a layer
 
@@ -48,34 +49,36 @@ class CachedHead(Head):
         B, T, _ = x_BxTxC.shape
         if B == T == 1:
             return self._read_one(q, k_BxKxT, v, past, length_B[0])
-        keys = _write(past[0], k_BxKxT, length_B, axis=1)
-        values = _write(past[1], v, length_B, axis=0)
+        keys = _write(past[0], self.precision.read(k_BxKxT), length_B, axis=1)
+        values = _write(past[1], self.precision.read(v), length_B, axis=0)
         allowed = jnp.asarray(self.tril)[length_B[:, None] + jnp.arange(T)]
-        return _attend(q, keys, values, allowed), (keys, values)
+        return self._attend(q, keys, values, allowed), (keys, values)
 
     def _read_one(self, q, k, v, past: Past, length) -> tuple[jax.Array, Past]:
         # The sums over the past and itself apart: the past is then written after its last use, so
         # that XLA changes one place of it, a tenth less time for a token than with a copy of all.
         keys, values = past
-        scores_1x1xS = jnp.where(jnp.arange(self.block_size) < length, q @ keys, -jnp.inf)
-        scores = jnp.concatenate([scores_1x1xS, q @ k], axis=-1) * self.head_size**-0.5
-        wei = nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
-        out = wei[..., :-1] @ values + wei[..., -1:] * v
+        matmul, read = self.precision.matmul, self.precision.read
+        seen_S = jnp.arange(self.block_size) < length
+        scores_1x1xS = jnp.where(seen_S, matmul(q, keys), -jnp.inf)
+        scores = jnp.concatenate([scores_1x1xS, matmul(q, k)], axis=-1) * self.head_size**-0.5
+        wei = nn.softmax(scores.astype(jnp.float32))
+        out = matmul(wei[..., :-1], values) + matmul(wei[..., -1:], v)
         put = jax.lax.dynamic_update_slice_in_dim
-        return out, (put(keys, k, length, axis=2), put(values, v, length, axis=1))
+        return out, (put(keys, read(k), length, axis=2), put(values, read(v), length, axis=1))
 
     def at(self, x_BxTxC: jax.Array, at_B: jax.Array) -> jax.Array:
         """Let one place of each row gather from itself and those before it: (B, 1, K)."""
         k_BxKxT = self.key(x_BxTxC).swapaxes(-2, -1)
         q, v = self.query(_place(x_BxTxC, at_B)), self.value(x_BxTxC)
         allowed = jnp.asarray(self.tril)[at_B, None, : x_BxTxC.shape[1]]
-        return _attend(q, k_BxKxT, v, allowed)
+        return self._attend(q, k_BxKxT, v, allowed)
 
-
-def _attend(q, k_BxKxS, v, allowed_BxTxS) -> jax.Array:
-    """softmax(q kᵀ / sqrt(K), only where allowed) v: what ``Head`` does, without dropout."""
-    wei = jnp.where(allowed_BxTxS, q @ k_BxKxS * q.shape[-1] ** -0.5, -jnp.inf)
-    return nn.softmax(wei.astype(jnp.float32)).astype(v.dtype) @ v
+    def _attend(self, q, k_BxKxS, v, allowed_BxTxS) -> jax.Array:
+        """softmax(q kᵀ / sqrt(K), only where allowed) v: what ``Head`` does, without dropout."""
+        scores = self.precision.matmul(q, k_BxKxS) * self.head_size**-0.5
+        wei = nn.softmax(jnp.where(allowed_BxTxS, scores, -jnp.inf).astype(jnp.float32))
+        return self.precision.matmul(wei, v)
 
 
 def _write(past, new, length_B, axis):
@@ -98,8 +101,8 @@ class CachedMultiHeadAttention(MultiHeadAttention):
         plain = common | {"in_axes": None, "out_axes": 2}
         with_past = common | {"in_axes": (None, 0, None), "out_axes": (2, 0)}
         heads = nn.vmap(CachedHead, methods={"__call__": plain, "read": with_past, "at": plain})
-        self.heads = heads(self.head_size, self.block_size, self.dropout)
-        self.proj = nn.Dense(self.num_heads * self.head_size, kernel_init=normal(self.proj_std))
+        self.heads = heads(self.head_size, self.block_size, self.dropout, self.precision)
+        self.proj = dense(self.num_heads * self.head_size, self.proj_std, self.precision)
 
     def read(self, x_BxTxC: jax.Array, past: Past, length_B: jax.Array) -> tuple[jax.Array, Past]:
         """As of a head, for all of them; keys (H, B, K, S), values (H, B, S, K)."""
@@ -135,24 +138,33 @@ class CachedGPT(GPTLanguageModel):
 
     @classmethod
     def of(cls, model: GPTLanguageModel) -> "CachedGPT":
-        """The cached twin of a model."""
-        names = [f.name for f in dataclasses.fields(model) if f.name not in ("parent", "name")]
-        return cls(**{name: getattr(model, name) for name in names})
+        """The cached twin of a model; its products read what is stored: memory is the limit here.
 
-    @staticmethod
-    def prepare(params: Any) -> Any:
-        """Lay the weights of all heads (H, C, K) as (C, H, K), by name; the others stay.
+        On a CPU that is float32: at 6/6/384 a token takes 2.4 ms in it and 2.8 ms in bfloat16.
+        """
+        fields = dataclasses.fields(GPTLanguageModel)  # a quick one has more
+        names = [field.name for field in fields if field.name not in ("parent", "name")]
+        stored = model.precision.storage
+        found = {name: getattr(model, name) for name in names}
+        return cls(**found | {"precision": Precision(stored, stored)})
+
+    def prepare(self, params: Any) -> Any:
+        """Lay the weights of all heads (H, C, K) as (C, H, K), kernels in the compute dtype.
 
         A product with every head at once reads them in this order: laid out once, before the first
         token, they need not be at every one, which is a sixth of a GPT's time.
         """
-        return traverse_util.path_aware_map(
-            lambda path, weights: weights.swapaxes(0, 1) if "heads" in path else weights, params
-        )
 
-    def empty_cache(self, batch_size: int, dtype=jnp.float32) -> Cache:
+        def laid_out(path: tuple[str, ...], weights: jax.Array) -> jax.Array:
+            weights = weights.swapaxes(0, 1) if "heads" in path else weights
+            return self.precision.read(weights) if path[-1] == "kernel" else weights
+
+        return traverse_util.path_aware_map(laid_out, params)
+
+    def empty_cache(self, batch_size: int) -> Cache:
         """A cache of no tokens for ``batch_size`` rows: 2 · N · B · block_size · C numbers."""
         shape = (self.n_head, batch_size, self.n_embd // self.n_head, self.block_size)
+        dtype = self.precision.compute
         # An array of its own for each, as one that stands twice could not be donated.
         keys = tuple(jnp.zeros(shape, dtype) for _ in range(self.n_layer))
         values = tuple(jnp.zeros(shape, dtype).swapaxes(-2, -1) for _ in range(self.n_layer))

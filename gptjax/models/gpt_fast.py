@@ -1,14 +1,14 @@
 """The GPT of gpt.py made quick: one product for q, k and v, attention in blocks, cheap dropout.
 
-In and out, and the parameters, are those of gpt.py, from which each class inherits; the logits are
-equal but for rounding, dropout falls on other places. B, T, C, H, K, V as in gpt.py.
+In, out and parameters are those of gpt.py, from which each class inherits. Logits are equal but for
+rounding; dropout falls on other places. B, T, C, H, K, V as in gpt.py.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
 from gptjax.models import block_attention
@@ -21,16 +21,16 @@ from gptjax.models.gpt import (
 )
 
 
-def dropout(module: Any, x: jax.Array, train: bool) -> jax.Array:
-    """``nn.Dropout`` by the hash of ``block_attention.keeps``."""
+def dropout(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+    """``nn.Dropout(module.dropout)(x)``, by the hash of ``block_attention.keeps``."""
     if not train or not module.dropout:
         return x
     place = lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    return block_attention.drop(x, module.dropout, key_of(module), place)
+    return block_attention.drop(x, module.dropout, key_words(module), place)
 
 
-def key_of(module: Any) -> jax.Array:
-    """The key of a module's dropout, two uint32."""
+def key_words(module: nn.Module) -> jax.Array:
+    """The key of a module's dropout as two uint32."""
     return jax.random.key_data(module.make_rng("dropout"))[:2]
 
 
@@ -55,7 +55,7 @@ class FastMultiHeadAttention(MultiHeadAttention):
         """What each head gathers, (B, T, H, K)."""
         B, H, T, K = q_BxHxTxK.shape
         rate = self.dropout if train else 0.0
-        key = key_of(self) if rate else jnp.zeros(2, jnp.uint32)
+        key = key_words(self) if rate else jnp.zeros(2, jnp.uint32)
         heads = (x.reshape(B * H, T, K) for x in (q_BxHxTxK, k_BxHxTxK, v_BxHxTxK))
         out = block_attention.attend(self.precision, rate, *heads, key)
         return out.reshape(B, H, T, K).swapaxes(1, 2)
@@ -81,6 +81,90 @@ class FastBlock(Block):
 
 
 class FastGPT(GPTLanguageModel):
-    """The quick GPT."""
+    """The quick GPT, and what large ones want on an accelerator.
 
+    ``remat``: the backward pass computes a block's values again and does not keep them.
+    ``scan_layers``: one compiled block for all layers; the parameters keep their names.
+    ``pad_vocab``: the last product is as wide as a multiple of it; nobody sees the padding.
+    """
+
+    remat: bool = False
+    scan_layers: bool = False
+    pad_vocab: int = 1
     block = FastBlock
+
+    def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
+        if self.is_initializing():
+            return super().__call__(x_BxT, train)
+        x = self.precision.store(self.embed(x_BxT, jnp.arange(x_BxT.shape[1])))
+        block = self.blocks[0].clone(parent=None)
+        key = self.make_rng("dropout") if train and self.dropout else jax.random.key(0)
+
+        def apply(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+            params, key = layer
+            return block.apply({"params": params}, x, train, rngs={"dropout": key}), None
+
+        if self.remat:  # in a loop nothing can be computed once for both passes anyway
+            apply = jax.checkpoint(apply, prevent_cse=not self.scan_layers)
+        layers = [block.variables["params"] for block in self.blocks]
+        keys = jax.random.split(key, self.n_layer)
+        if self.scan_layers:
+            x, _ = lax.scan(apply, x, (jax.tree.map(lambda *leaf: jnp.stack(leaf), *layers), keys))
+        else:
+            for layer in zip(layers, keys, strict=True):
+                x, _ = apply(x, layer)
+        return self.logits(x)
+
+    def logits(self, x_BxTxC: jax.Array) -> jax.Array:
+        padding = -self.vocab_size % self.pad_vocab
+        if self.is_initializing() or not padding:
+            return super().logits(x_BxTxC)
+        x, bias = self.ln_f(x_BxTxC).reshape(-1, self.n_embd), 0.0
+        if self.tie_lm_head:
+            kernel_CxV = self.token_embedding_table.embedding.T
+        else:
+            kernel_CxV, bias = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
+        kernel = jnp.pad(kernel_CxV, ((0, 0), (0, padding)))
+        logits = self.precision.dense(x, kernel, (((1,), (0,)), ((), ())))[:, : self.vocab_size]
+        return (logits + bias).reshape(*x_BxTxC.shape[:2], self.vocab_size)
+
+
+class FusedMultiHeadAttention(FastMultiHeadAttention):
+    """Attention by the device's own kernel; it cannot drop out attention weights."""
+
+    def attend(self, q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, train: bool) -> jax.Array:
+        if train and self.dropout:
+            raise ValueError("model.attention='fused' cannot drop out attention weights")
+        heads = [self.precision.read(x) for x in (q_BxHxTxK, k_BxHxTxK, v_BxHxTxK)]
+        return lax.platform_dependent(*heads, tpu=_flash, default=_of_jax)
+
+
+def _of_jax(*heads_BxHxTxK: jax.Array) -> jax.Array:
+    """JAX's own, (B, T, H, K): by cuDNN on NVIDIA where its types are cuDNN's."""
+    on_gpu = jax.default_backend() == "gpu" and heads_BxHxTxK[0].dtype == jnp.bfloat16
+    heads = (x.swapaxes(1, 2) for x in heads_BxHxTxK)
+    return jax.nn.dot_product_attention(
+        *heads, is_causal=True, implementation="cudnn" if on_gpu else "xla"
+    )
+
+
+def _flash(*heads_BxHxTxK: jax.Array) -> jax.Array:
+    """The kernel for TPUs that JAX ships, (B, T, H, K); of a T that it cannot cut, JAX's own."""
+    from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
+
+    T, K = heads_BxHxTxK[0].shape[2:]
+    if T % 128:
+        return _of_jax(*heads_BxHxTxK)
+    return flash_attention(*heads_BxHxTxK, causal=True, sm_scale=K**-0.5).swapaxes(1, 2)
+
+
+class FusedBlock(FastBlock):
+    """A block with the device's own attention."""
+
+    attention = FusedMultiHeadAttention
+
+
+class FusedGPT(FastGPT):
+    """The quick GPT with the device's own attention."""
+
+    block = FusedBlock

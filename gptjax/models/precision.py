@@ -32,11 +32,11 @@ class Precision:
 
     def read(self, x: jax.Array) -> jax.Array:
         """x as a product reads it."""
-        return x.astype(self.compute)
+        return x if x.dtype == self.compute else x.astype(self.compute)
 
     def store(self, x: jax.Array) -> jax.Array:
         """x as it is kept until it is read again."""
-        return x.astype(self.storage)
+        return x if x.dtype == self.storage else x.astype(self.storage)
 
 
 def dot(precision: Precision, a, b, contract, batch=((), ())) -> jax.Array:

@@ -1,6 +1,7 @@
 """What a process needs of the machine. In reading order:
 
 - ``devices``: what the machine has, what a run records of it, where its caches lie
+- ``fast_paths``: what "auto" means on a device
 - ``sharding``: where arrays live: batches, parameters, optimizer state
 - ``compilation_cache``: compiled programs kept on disk
 - ``run_lock``: one training per work folder

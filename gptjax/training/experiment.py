@@ -24,7 +24,7 @@ from gptjax.errors import UserError
 from gptjax.evaluation import loss_eval
 from gptjax.evaluation.count_models import count_bigram_nats, fit_ngram
 from gptjax.evaluation.loss_eval import Evaluator
-from gptjax.runtime import devices
+from gptjax.runtime import devices, fast_paths
 from gptjax.runtime.sharding import Placement, check_divisible, make_mesh
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import StepMetrics, TrainState, init_state, nats_of
@@ -154,7 +154,8 @@ def build(
     _require_mask(config.model)
     text = text or corpora.load(config.data, config.seed, say)
     tok = tok or tokenizers.build(config.tokenizer, text.text)
-    model = models.build(config.model, tok.vocab_size, tok.start_id)
+    how = fast_paths.resolve(config.model)
+    model = models.build(how, tok.vocab_size, tok.start_id)
     train, window = config.train, config.window(text.is_items)
     splits = dataset.build(text.splits, tok, model, text.is_items, window, train.neighbours)
     dataset.check_lengths(splits)

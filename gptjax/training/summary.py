@@ -20,7 +20,7 @@ from gptjax.evaluation.run_table import mean_and_error
 from gptjax.monitoring import metrics, plots
 from gptjax.monitoring.console import Terminal, duration
 from gptjax.monitoring.param_table import model_rows
-from gptjax.runtime import devices
+from gptjax.runtime import devices, fast_paths
 from gptjax.training.experiment import Experiment
 from gptjax.training.resume import FREE, Progress
 
@@ -44,9 +44,11 @@ def first_page(
         "text": f"{facts['characters']:,} characters{n_items}, sha256 {facts['sha256'][:8]}",
         "tokens": f"{config.tokenizer.kind}, vocabulary {facts['vocabulary']:,}; {splits}",
         "training": f"{config.train.steps:,} steps of {exp.tokens_per_step:,.0f} tokens",
+        "computed": fast_paths.line(fast_paths.resolve(config.model)),
         "folder": str(workdir),
         "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
     }
+    lines = {name: line for name, line in lines.items() if line}
     terminal.header(lines=lines, model_rows=model_rows(params))
     advice = "" if step else corpora.advice(config.data, exp.corpus)
     for note in filter(None, (advice, devices.check(devices.guess_platform()[0]), *notes)):

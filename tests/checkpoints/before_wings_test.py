@@ -19,6 +19,7 @@ from gptjax.config.parse import from_dict
 from gptjax.config.schema import to_dict
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
+from gptjax.runtime import fast_paths
 
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "before_wings.json").read_text(encoding="utf-8"))
@@ -70,6 +71,8 @@ def test_it_samples_and_scores_as_it_did(kind, folder):
 def test_it_continues_as_it_did(kind, folder, monkeypatch):
     expected, workdir = EXPECTED[kind], folder / kind
     config = to_dict(open_run(workdir, "last").config)
+    # It was computed in plain float32, before there was a choice: an "auto" left alone is that.
+    monkeypatch.setattr(fast_paths, "resolve", lambda config: config)
     summary = tiny_runs.fit(from_dict(config), workdir, monkeypatch)
     assert summary["best_step"] == expected["summary"]["best_step"]
     for name, value in expected["summary"].items():

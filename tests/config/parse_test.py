@@ -26,6 +26,9 @@ OTHER = {
     "optim.schedule": "constant",
     "optim.beta2": 0.5,
     "checkpoint.on_full_disk": "continue",
+    "model.compute_dtype": "bfloat16",
+    "model.storage_dtype": "bfloat16",
+    "model.attention": "fused",
     "expected": {"names": (1.5, 2.25)},
 }
 # What a field's other value is possible with.

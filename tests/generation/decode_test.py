@@ -141,7 +141,7 @@ def test_the_loop_is_prepared_for_the_cached_twin_of_a_gpt_and_any_other_model_a
     model, params = trained(gpt())
     twin, laid_out = decode.prepare(model, params)
     assert twin == CachedGPT.of(model) and laid_out.keys() == params.keys()
-    jax.tree.map(np.testing.assert_array_equal, laid_out, CachedGPT.prepare(params))
+    jax.tree.map(np.testing.assert_array_equal, laid_out, CachedGPT.of(model).prepare(params))
     other = models.build(ModelConfig("bigram"), V)
     assert decode.prepare(other, params) == (other, params)
 

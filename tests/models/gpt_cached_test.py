@@ -39,7 +39,7 @@ def reading(random_params):
     """A model's ``read``, compiled once per length of piece, and its plain logits of TOKENS."""
     ours = model()
     params, cached = random_params(ours, TOKENS), CachedGPT.of(ours)
-    prepared = CachedGPT.prepare(params)
+    prepared = CachedGPT.of(model()).prepare(params)
     read = jax.jit(lambda x, cache: cached.apply({"params": prepared}, x, cache, method="read"))
     whole = jax.jit(ours.apply)({"params": params}, TOKENS)
     return read, whole, cached.empty_cache(B)
@@ -77,7 +77,7 @@ def test_both_have_the_same_parameters_by_path(changes):
 def test_to_prepare_is_to_swap_the_axes_of_the_heads_and_nothing_else(changes, random_params):
     ours = model(**changes)
     params = random_params(ours, TOKENS)
-    prepared = CachedGPT.prepare(params)
+    prepared = CachedGPT.of(model()).prepare(params)
     assert jax.tree.structure(prepared) == jax.tree.structure(params)
     back, swapped = {}, 0
     for path, leaf in by_path(prepared).items():
@@ -87,7 +87,7 @@ def test_to_prepare_is_to_swap_the_axes_of_the_heads_and_nothing_else(changes, r
         back[path] = leaf
     assert swapped == 3 * N
     chex.assert_trees_all_equal(traverse_util.unflatten_dict(back, sep="/"), params)
-    chex.assert_trees_all_equal(CachedGPT.prepare(prepared), params)
+    chex.assert_trees_all_equal(CachedGPT.of(model()).prepare(prepared), params)
 
 
 def test_an_empty_cache_has_a_place_per_row_head_token_and_channel():
@@ -108,7 +108,7 @@ def test_the_inherited_call_gives_the_logits_of_the_gpt(length, changes, random_
     ours = model(**changes)
     params, x = random_params(ours, TOKENS), TOKENS[:, :length]
     plain = jax.jit(ours.apply)({"params": params}, x)
-    twin = jax.jit(CachedGPT.of(ours).apply)({"params": CachedGPT.prepare(params)}, x)
+    twin = jax.jit(CachedGPT.of(ours).apply)({"params": CachedGPT.of(model()).prepare(params)}, x)
     assert_close(twin, plain)
 
 
@@ -160,7 +160,10 @@ def test_cached_logits_are_the_uncached_ones_token_by_token(sizes, random_params
     block, n_rows = ours.block_size, ours.n_layer  # one row (read in its own way), two, three, four
     x_BxT = np.random.default_rng(4).integers(0, V, (n_rows, block))
     params, cached = random_params(ours, x_BxT), CachedGPT.of(ours)
-    whole, prepared = jax.jit(ours.apply)({"params": params}, x_BxT), CachedGPT.prepare(params)
+    whole, prepared = (
+        jax.jit(ours.apply)({"params": params}, x_BxT),
+        CachedGPT.of(model()).prepare(params),
+    )
     read = jax.jit(lambda x, cache: cached.apply({"params": prepared}, x, cache, method="read"))
     cache = cached.empty_cache(n_rows)
     for t in range(block):
@@ -179,7 +182,7 @@ def test_the_logits_of_one_place_are_those_of_all_places(length, changes, random
     params, cached = random_params(ours, x_BxT), CachedGPT.of(ours)
     whole = jax.jit(ours.apply)({"params": params}, x_BxT)
     one = jax.jit(lambda params, *inputs: cached.apply({"params": params}, *inputs, method="at"))(
-        CachedGPT.prepare(params), x_BxT, at_B
+        CachedGPT.of(model()).prepare(params), x_BxT, at_B
     )
     chex.assert_shape(one, (length, V))
     assert_close(one, whole[np.arange(length), at_B])
