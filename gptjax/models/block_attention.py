@@ -17,13 +17,14 @@ from gptjax.models.precision import Precision, dot
 EACH = ((0,), (0,))  # of G on both sides
 
 
-def blocks(T: int) -> list[tuple[int, int]]:
+def blocks(precision: Precision, T: int) -> list[tuple[int, int]]:
     """Where each block of places begins and ends; a short context is one block.
 
     On 2 CPU cores 4 to 8 are best: more of the upper half is left out, and a block stays in the
-    cache; of smaller ones the products are slow.
+    cache; of smaller ones the products are slow. Accelerators want wider ones.
     """
-    rows = T if T < 128 else max(64, -(-T // 8))
+    least = 64 if precision.storage == "float32" else 256
+    rows = T if T < 2 * least else max(least, -(-T // 8))
     return [(begin, min(T, begin + rows)) for begin in range(0, T, rows)]
 
 
@@ -65,7 +66,7 @@ def _forward(precision, rate, q, k, v, key):
     like, outs, log_sums = jnp.zeros((), q.dtype), [], []
     q = precision.read(q.astype(jnp.float32) * K**-0.5)
     k, v = precision.read(k), precision.read(v)
-    for begin, end in blocks(T):
+    for begin, end in blocks(precision, T):
         scores_GxRxS = dot(precision, q[:, begin:end], k[:, :end], ((2,), (2,)), EACH)
         causal_RxS = np.arange(begin, end)[:, None] >= np.arange(end)
         scores_GxRxS = jnp.where(causal_RxS, scores_GxRxS, -jnp.inf)
@@ -87,7 +88,7 @@ def _backward(precision, rate, kept, g):
     delta_Gx1xT = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=2)[:, None]
     g, k_GxKxT = precision.read(g), k.swapaxes(1, 2)
     dq_GxKxT, dk, dv = None, [], []
-    for begin, end in blocks(T):
+    for begin, end in blocks(precision, T):
         keys, rows = slice(begin, end), slice(begin, T)  # who sees these keys
         scores_GxRxT = dot(precision, k[:, keys], q[:, rows], ((2,), (2,)), EACH)
         causal_RxT = np.arange(begin, end)[:, None] <= np.arange(begin, T)

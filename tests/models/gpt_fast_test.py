@@ -168,7 +168,7 @@ def test_fused_attention_refuses_to_drop_out_weights():
 
 def test_blocks_cover_every_place_once_and_the_head_of_the_notes_is_the_oracle(random_params):
     for T in (1, 127, 128, 150, 1024, 2047):
-        ends = block_attention.blocks(T)
+        ends = block_attention.blocks(Precision(), T)
         assert [begin for begin, _ in ends[1:]] == [end for _, end in ends[:-1]]
         assert ends[0][0] == 0 and ends[-1][1] == T
     head = Head(8, BLOCK)
