@@ -64,8 +64,9 @@ def measure(
 
     The run is at its last step, with ``params``, and its best checkpoint is complete. ``busy`` of
     a label makes who is told (done, total) predictions. ``train_seconds`` are those of all steps,
-    of which ``compile_seconds`` went into compiling, None where no step was timed without it; for
-    the errors see ``run_table.ERROR_MEANS``.
+    of which ``compile_seconds`` went into compiling, None where no step was timed without it, and
+    at most ``gather_seconds`` went by before the device had its batches; for the errors see
+    ``run_table.ERROR_MEANS``.
     """
 
     def exact_loss(params: Any, split: str) -> float:
@@ -104,6 +105,7 @@ def measure(
         "steps": steps,
         "train_seconds": progress.train_seconds,
         "compile_seconds": compiling,
+        "gather_seconds": progress.gather_seconds,
         "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,

@@ -105,7 +105,8 @@ def test_a_stream_is_encoded_and_all_but_its_first_character_counts():
     assert [tok.decode(split.tokens) for split in splits.values()] == list(texts.values())
     assert [split.n_predicted for split in splits.values()] == [7, 2]
     assert [split.characters for split in splits.values()] == [7, 2]
-    assert splits["train"].first.tolist() == [0, 3, 6] and splits["train"].anywhere
+    first, count, _ = splits["train"].rows(np.arange(splits["train"].n_rows))
+    assert (first.tolist(), count.tolist()) == ([0, 3, 6], [3, 3, 1]) and splits["train"].anywhere
     words = tokenizers.WordTokenizer((" ", "abc", "b"))
     split = dataset.build({"train": "abc b"}, words, Reader(2), items=False)["train"]
     assert (split.n_predicted, split.characters) == (2, len(" b"))
