@@ -181,6 +181,15 @@ def cut_items(tokens: np.ndarray, end_id: int, window: int, lookback: int = 0) -
     return ItemSplit(tokens, window, lookback, first, count, starts[item])
 
 
+def thinned(split: Split, most: int) -> Split:
+    """Every k-th row of a split, so that at most about ``most`` tokens are predicted."""
+    every = -(-split.n_predicted // most)
+    if every == 1:
+        return split
+    rows = split.rows(np.arange(0, split.n_rows, every))
+    return ItemSplit(split.tokens, split.window, split.lookback, *rows)
+
+
 def skip_gram(tokens: np.ndarray, neighbours: int, end_id: int | None = None) -> SkipGramSplit:
     """Make a row of every word and each of its neighbours: x is the word, y the neighbour.
 

@@ -76,6 +76,19 @@ def test_a_model_of_one_place_that_does_not_slide_gets_rows_of_one_place():
         assert splits["a"].window == window and splits["a"].n_predicted == 13
 
 
+@pytest.mark.parametrize("most, firsts", [(40, None), (39, None), (38, [0, 8, 16, 24, 32])])
+def test_a_split_is_thinned_to_rows_at_equal_distances(most, firsts):
+    split = cut_stream(np.arange(40), window=4, lookback=2)
+    found = dataset.thinned(split, most)
+    assert (found is split) == (firsts is None)
+    first, count, began = found.rows(np.arange(found.n_rows))
+    if firsts:
+        assert (first.tolist(), found.n_predicted) == (firsts, 20) and not began.any()
+        assert (found.window, found.lookback) == (4, 2) and count.tolist() == [4] * 5
+    short = dataset.thinned(cut_stream(np.arange(39), window=4), 13)  # 0, 12, 24 and, of 2, 36
+    assert short.n_predicted == 4 + 4 + 4 + 2
+
+
 def test_a_split_must_hold_one_window_and_its_target():
     def splits(**lengths):
         return {name: cut_stream(np.zeros(n, int), window=8) for name, n in lengths.items()}
