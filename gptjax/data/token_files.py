@@ -60,12 +60,15 @@ class Tokens:
             begin += self._begin
             return Tokens(self._shards, self._V, begin, max(begin, end + self._begin))
         place_N = np.reshape(at, -1) + self._begin
-        shard_N = np.searchsorted(self._ends, place_N, side="right")
+        shard_N = np.searchsorted(self._ends, place_N, side="right").astype(np.uint16)
+        by_shard = np.argsort(shard_N, kind="stable")  # of 16 bits: by radix, several times quicker
+        counts = np.bincount(shard_N)
+        ends = np.cumsum(counts)
         ids_N = np.empty(len(place_N), self.dtype)
-        order = np.argsort(shard_N, kind="stable")  # by shard: each is asked once
-        for part in np.split(order, np.flatnonzero(np.diff(shard_N[order])) + 1):
-            shard = self._shards[shard_N[part[0]]] if len(part) else self._shards[0]
-            ids_N[part] = shard[place_N[part] - (self._ends[shard_N[part]] - len(shard))]
+        for shard in np.flatnonzero(counts):
+            here = by_shard[ends[shard] - counts[shard] : ends[shard]]
+            begin = self._ends[shard] - len(self._shards[shard])
+            ids_N[here] = self._shards[shard][place_N[here] - begin]
         return self._known(ids_N).reshape(np.shape(at))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
