@@ -12,6 +12,7 @@ from gptjax.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a model on a text, or go on with a run",
+    "prepare": "turn a text larger than memory into files of its tokens",
     "sample": "continue prompts with a trained model",
     "evaluate": "the exact loss of a run over a split, or over any text",
     "compare": "several runs in one table and one picture; --ladder trains them",

@@ -107,7 +107,7 @@ def of_text(run: Run, text_file: str, per_token: bool, terminal: Terminal) -> di
         seen = f"each token is predicted from the {model.block_size} before it"
     rest = "one item a line, its end predicted too" if items else "the first token is not predicted"
     report: dict[str, Any] = {"text_file": text_file, "cut": f"{seen}; {rest}"}
-    row_nats = np.bincount(scores.row, scores.nats, len(split.first))
+    row_nats = np.bincount(scores.row, scores.nats, split.n_rows)
     report |= _figures(in_blocks(split, row_nats), split) | _unknown(tok, split)
     if per_token:
         report["per_token"] = tokens = []
@@ -128,9 +128,12 @@ def _figures(blocks: Blocks, split: Split) -> dict[str, Any]:
 
 def _unknown(tok: Tokenizer, split: Split) -> dict[str, float]:
     """The share of unknown words: guessed as one token, however many letters they have."""
+    from gptjax.evaluation.count_models import token_counts
+
     if tok.unknown_id is None:
         return {}
-    return {"unknown_words": float(np.mean(split.tokens == tok.unknown_id))}
+    counts = token_counts(split.tokens, tok.vocab_size)
+    return {"unknown_words": float(counts[tok.unknown_id] / counts.sum())}
 
 
 FLAGS = [

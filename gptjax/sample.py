@@ -62,6 +62,7 @@ def main(args: Any) -> int:
             if args.report:
                 with terminal.doing("reading the corpus"):
                     corpus = run.read_corpus(Path(args.workdir))
+                    corpus.require_text()
             with terminal.doing("writing"):
                 told = functools.partial(terminal.busy, "writing")
                 made = run.continue_rows(rows, key_R, settings, busy=told)

@@ -343,7 +343,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_holder_named(world, capsys)
         assert_refused(code, capsys, [f"process {os.getpid()}", "--workdir"], world, before)
 
 
-COMMANDS = {name: f"gptjax.{name}" for name in ("train", "sample", "evaluate", "compare", "look")}
+COMMANDS = {name: f"gptjax.{name}" for name in ("train", "sample", "evaluate", "look", "prepare")}
 COMMANDS |= {name: f"gptjax.{name}.__main__" for name in ("bench", "compare")}
 
 

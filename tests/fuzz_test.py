@@ -67,7 +67,7 @@ def test_any_json_is_a_config_or_is_refused(values):
 
 MEMORY = {"evaluated": 7, "best": {"step": 7, "val_nats": 2.5}, "pending": [[1.0, 0.5]]}
 MEMORY |= {"train_seconds": 1.0, "timed": [3, 0.5], "evaluation_seconds": 0.2}
-MEMORY |= {"checkpoint_seconds": 0.1, "lines": 9}
+MEMORY |= {"gather_seconds": 0.05, "checkpoint_seconds": 0.1, "lines": 9}
 META = {
     "config": schema.to_dict(schema.Config()),
     "tokenizer": {"kind": "char", "vocabulary": ["\n", "a", "b"]},
@@ -119,7 +119,7 @@ def test_any_meta_of_a_checkpoint_is_understood_or_refused(place, value, drop, t
 def test_the_untouched_meta_is_understood(tmp_path):
     assert resume._understand(tmp_path, META)[1].to_json() == MEMORY
     # A run from before they were kept.
-    for name in ("lines", "evaluation_seconds", "checkpoint_seconds"):
+    for name in ("lines", "gather_seconds", "evaluation_seconds", "checkpoint_seconds"):
         older = META | {"memory": {k: v for k, v in MEMORY.items() if k != name}}
         resume._understand(tmp_path, older)
 

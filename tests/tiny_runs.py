@@ -24,8 +24,8 @@ from gptjax.training import experiment, trainer
 from gptjax.training.trainer import Trainer
 
 STEPS, EVAL_EVERY = 23, 7
-TIMES = ("train_seconds", "compile_seconds", "evaluation_seconds", "checkpoint_seconds")
-TIMES += ("tokens_per_second", "verdict")
+TIMES = ("train_seconds", "compile_seconds", "gather_seconds", "evaluation_seconds")
+TIMES += ("checkpoint_seconds", "tokens_per_second", "verdict")
 
 
 def write_text(folder: Path) -> Path:

@@ -44,8 +44,8 @@ from gptjax.errors import UserError  # noqa: E402
 from gptjax.training import experiment  # noqa: E402
 
 CONTINUE_ME = 75
-TIMES = ("train_seconds", "compile_seconds", "evaluation_seconds", "checkpoint_seconds")
-TIMES += ("tokens_per_second",)
+TIMES = ("train_seconds", "compile_seconds", "gather_seconds", "evaluation_seconds")
+TIMES += ("checkpoint_seconds", "tokens_per_second")
 SETTINGS = {
     "model.kind": "gpt",
     "model.n_layer": 1,

@@ -94,7 +94,9 @@ class DataConfig(Part, group="data."):
     """Which text to learn from, and how it is cut."""
 
     name: str = field("shakespeare", f"a known corpus: {', '.join(CORPORA)}")
-    path: str = field("", "a UTF-8 text file of your own; wins over name")
+    path: str = field(
+        "", "a UTF-8 text file of your own, or what prepare made of one; wins over name"
+    )
     kind: str = field(
         "auto",
         "stream (one text), items (one a line), or auto: the corpus's own; a path's is stream",

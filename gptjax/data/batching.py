@@ -42,14 +42,14 @@ def get_batches(
     ix = np.stack([_draw(split, batch_size, seed, step, purpose) for step in steps])
     if split.anywhere:
         return _gather(split, split.lookback + ix, np.full_like(ix, split.window), ix)
-    return _gather(split, split.first[ix], split.count[ix], split.began[ix])
+    return _gather(split, *split.rows(ix))
 
 
 def _draw(split: Split, batch_size: int, seed: int, step: int, purpose: str) -> np.ndarray:
     """ix: numbers of rows, or for a stream places where rows begin, (B,)."""
     # Philox is counter-based: (seed, purpose, step) is its whole state.
     bits = np.random.Philox(key=[seed, PURPOSES[purpose]], counter=[0, 0, 0, step])
-    room = len(split.tokens) - split.lookback - split.window if split.anywhere else len(split.first)
+    room = len(split.tokens) - split.lookback - split.window if split.anywhere else split.n_rows
     return np.random.Generator(bits).integers(0, room, batch_size)
 
 
@@ -58,11 +58,11 @@ def whole_split(split: Split, batch_size: int, n: int) -> Iterator[Batch]:
 
     All are of one shape; their weights sum to ``split.n_predicted``.
     """
-    for begin in range(0, len(split.first), n * batch_size):
+    for begin in range(0, split.n_rows, n * batch_size):
         index = np.arange(begin, begin + n * batch_size).reshape(n, batch_size)
-        real = index < len(split.first)
-        index = np.where(real, index, 0)
-        yield _gather(split, split.first[index], split.count[index] * real, split.began[index])
+        real = index < split.n_rows
+        first, count, began = split.rows(np.where(real, index, 0))
+        yield _gather(split, first, count * real, began)
 
 
 def _gather(split: Split, first: np.ndarray, count: np.ndarray, began: np.ndarray) -> Batch:

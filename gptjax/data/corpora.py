@@ -1,4 +1,4 @@
-"""Texts to learn from: a known corpus by its name, or any UTF-8 text file by its path.
+"""Texts to learn from: a known corpus by name, any UTF-8 text file or its token files by path.
 
 In: a ``DataConfig`` and a seed. Out: a ``Corpus``. A known one is looked for in $GPTJAX_DATA_DIR,
 then in the cache, and only then fetched; whatever comes must have the sha256 that stands here.
@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptjax.config.schema import DataConfig
+from gptjax.config.schema import DataConfig, TokenizerConfig
+from gptjax.data import token_files, tokenizers
+from gptjax.data.dataset import Encoded
 from gptjax.data.download import FetchError, PipPackage, Url
 from gptjax.data.splits import item_lines, split_as_makemore, split_items, split_stream
 from gptjax.data.text_file import expand, read_text
+from gptjax.data.token_files import Prepared
+from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.runtime import devices
 from gptjax.runtime.atomic_files import write_whole
@@ -99,14 +103,37 @@ class Corpus:
     kind: str  # "stream" or "items"
     source: str
     sha256: str  # of the whole text, as read and normalised, in UTF-8
-    splits: Mapping[str, str]  # stream: train, val; items: train, val, test, each item + "\n"
+    # Stream: train, val; items: train, val, test, each item + "\n". ``Encoded``: see ``prepared``.
+    splits: Mapping[str, str | Encoded]
     n_items: Mapping[str, int] | None = None  # per split
     n_duplicates: int = 0  # items that stood there already, dropped
+    prepared: Prepared | None = None  # where it was read from token files, which have no text
 
     @property
     def text(self) -> str:
         """The text of all splits: what a vocabulary is made of."""
+        self.require_text()
         return "".join(self.splits.values())
+
+    def require_text(self) -> None:
+        """Refuse, by a UserError, to look into a text of which only the tokens are here."""
+        if self.prepared:
+            raise UserError(f"{self.source} hold no text to look into: give that as data.path")
+
+    def tokenizer(self, config: TokenizerConfig, trained: Tokenizer | None = None) -> Tokenizer:
+        """A trained run's, or one made of the text; UserError where its tokens are of another."""
+        if self.prepared is None:
+            return trained or tokenizers.build(config, self.text)
+        own = self.prepared
+        for name, made in (("kind", own.tokenizer.kind), ("min_count", own.min_count)):
+            if made != (asked := getattr(config, name)):
+                raise UserError(
+                    f"{self.source} were made with tokenizer.{name}={made!r}, and the config has "
+                    f"{asked!r}: set --config.tokenizer.{name}={made}, or prepare the text again"
+                )
+        if trained and trained.to_json() != own.tokenizer.to_json():
+            raise UserError(f"{self.source} have another vocabulary than the run: prepare it again")
+        return own.tokenizer
 
     @property
     def is_items(self) -> bool:
@@ -129,6 +156,11 @@ def load(config: DataConfig, seed: int, say: Say = to_stderr) -> Corpus:
     ``seed`` shuffles the items before they are split; a stream does not depend on it. UserError: no
     such file or corpus, not a text, too little of it, or a download that failed.
     """
+    if config.path and os.path.isdir(expand(config.path)):
+        found, source = token_files.open_folder(config.path), f"the tokens in {config.path}"
+        if config.kind == "items":
+            raise UserError(f"{source} are of a stream: data.kind=items needs the text itself")
+        return Corpus(found.name, "stream", source, found.sha256, found.splits, prepared=found)
     if config.path:
         text = read_text(config.path)
         name, source, kind = Path(config.path).name, f"file {config.path}", "stream"
@@ -147,7 +179,7 @@ def load(config: DataConfig, seed: int, say: Say = to_stderr) -> Corpus:
 
 def advice(config: DataConfig, text: Corpus) -> str:
     """One line where a file taken for a stream, as nobody said what it is, looks like a list."""
-    if config.kind != "auto" or not config.path or text.is_items:
+    if config.kind != "auto" or not config.path or text.is_items or text.prepared:
         return ""
     lines = item_lines(text.splits["train"][:LOOKED_AT])[:-1]  # the last may be cut
     n_items = sum(bool(_ITEM.fullmatch(line)) for line in lines)

@@ -6,8 +6,8 @@ stand in one long array too, each after an end token: a row is an item, from tha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,35 +20,77 @@ LONGEST_SLIDING_ROW = 64
 
 
 @dataclass(frozen=True)
-class Split:
-    """Rows of tokens: row i predicts tokens[first[i] + 1 ... first[i] + count[i]].
+class Encoded:
+    """A text as the tokens (N,) of one that was encoded before, and how many characters it has."""
 
-    ``began``: the earliest token a row may look back at. ``window``: the most predictions of a row,
-    after ``lookback`` places that show the past and do not count: T = lookback + window.
-    ``anywhere``: a training row may begin at any token (a stream). ``characters``: how much text
-    the predictions stand for.
+    tokens: Any
+    characters: int
+
+    def __len__(self) -> int:
+        return self.characters
+
+
+@dataclass(frozen=True)
+class Split:
+    """A stream's tokens (N,) and where its rows begin, each where the one before it ends.
+
+    ``window``: the most predictions of a row, after ``lookback`` places that show the past and do
+    not count: T = lookback + window. ``characters``: how much text the predictions stand for. Where
+    rows begin is computed as it is asked for: the tokens may be more than memory takes.
     """
 
-    tokens: np.ndarray
-    first: np.ndarray
-    count: np.ndarray
-    began: np.ndarray
+    tokens: Any
     window: int
     lookback: int
-    anywhere: bool
-    characters: int = 0
+    characters: int = field(default=0, kw_only=True)
+    anywhere: ClassVar[bool] = True  # whether a training row may begin at any token
 
     @property
     def n_predicted(self) -> int:
         """How many tokens the split asks for, each once."""
-        return int(self.count.sum())
+        return len(self.tokens) - 1
 
-    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def n_rows(self) -> int:
+        """How many rows make up the whole split."""
+        return -(-self.n_predicted // self.window)
+
+    def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``first``, ``count``, ``began`` of rows: they predict ``count`` tokens after ``first``.
+
+        They may look back as far as the token ``began``. All have the shape of ``index``.
+        """
+        first = index * self.window
+        count = np.minimum(self.window, self.n_predicted - first)
+        return first, count, np.zeros_like(first)
+
+    def pairs(self) -> tuple[Any, Any]:
         """Every token but the last, and what follows it: what a bigram counts, (N,) each."""
         return self.tokens[:-1], self.tokens[1:]
 
 
-class SkipGramSplit(Split):
+@dataclass(frozen=True)
+class ItemSplit(Split):
+    """Rows that stand in arrays: those of items, of which none goes on into the next."""
+
+    first: np.ndarray
+    count: np.ndarray
+    began: np.ndarray
+    anywhere = False
+
+    @property
+    def n_predicted(self) -> int:
+        return int(self.count.sum())
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.first)
+
+    def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.first[index], self.count[index], self.began[index]
+
+
+class SkipGramSplit(ItemSplit):
     """Rows of one prediction: a word, and one of its neighbours; no text is made of these."""
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +99,7 @@ class SkipGramSplit(Split):
 
 
 def build(
-    texts: Mapping[str, str],
+    texts: Mapping[str, str | Encoded],
     tok: Tokenizer,
     model: Any,
     items: bool,
@@ -68,9 +110,15 @@ def build(
 
     ``model`` says ``block_size``, ``lookback`` and ``slides``. ``window``: predictions of a row; 0
     is block_size, or an item as far as the model can take it. ``neighbours`` above 0 makes pairs
-    (skip-gram) of words at most so far apart. UserError: a character that ``tok`` lacks.
+    (skip-gram) of words at most so far apart. UserError: a character that ``tok`` lacks; pairs of
+    words of an ``Encoded`` text.
     """
     tokens, characters = {}, {}
+    if neighbours and any(isinstance(text, Encoded) for text in texts.values()):
+        raise UserError(
+            f"train.neighbours={neighbours} makes its pairs in memory, and data.path names the "
+            "tokens of a text that need not fit there: give the text itself"
+        )
     for name, text in texts.items():
         tokens[name], characters[name] = _encode(text, tok, items)
     end_id = tok.end_id if items else None
@@ -80,10 +128,10 @@ def build(
     return {name: replace(split, characters=characters[name]) for name, split in splits.items()}
 
 
-def _encode(text: str, tok: Tokenizer, items: bool) -> tuple[np.ndarray, int]:
+def _encode(text: str | Encoded, tok: Tokenizer, items: bool) -> tuple[Any, int]:
     """Ids, of items with an end before and after each, and the characters that are predicted."""
     if not items:
-        tokens = tok.encode(text)
+        tokens = text.tokens if isinstance(text, Encoded) else tok.encode(text)
         return tokens, len(text) - len(tok.decode(tokens[:1]))
     lines = "".join(f"{line}\n" for line in item_lines(text))
     try:
@@ -112,14 +160,12 @@ def cut(
     return {name: cut_items(ids, end_id, window, lookback) for name, ids in tokens.items()}
 
 
-def cut_stream(tokens: np.ndarray, window: int, lookback: int = 0) -> Split:
+def cut_stream(tokens: Any, window: int, lookback: int = 0) -> Split:
     """Cut a stream into rows of ``window`` predictions; the last may have fewer."""
-    first = np.arange(0, len(tokens) - 1, window)
-    count = np.minimum(window, len(tokens) - 1 - first)
-    return Split(tokens, first, count, np.zeros_like(first), window, lookback, anywhere=True)
+    return Split(tokens, window, lookback)
 
 
-def cut_items(tokens: np.ndarray, end_id: int, window: int, lookback: int = 0) -> Split:
+def cut_items(tokens: np.ndarray, end_id: int, window: int, lookback: int = 0) -> ItemSplit:
     """Find the items of a split; one longer than ``window`` continues in a further row.
 
     ``tokens``: ``end_id``, then each item followed by ``end_id``, ints (N,). A row that continues
@@ -132,7 +178,16 @@ def cut_items(tokens: np.ndarray, end_id: int, window: int, lookback: int = 0) -
     part = np.arange(len(item)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
     first = starts[item] + part * window
     count = np.minimum(window, lengths[item] - part * window)
-    return Split(tokens, first, count, starts[item], window, lookback, anywhere=False)
+    return ItemSplit(tokens, window, lookback, first, count, starts[item])
+
+
+def thinned(split: Split, most: int) -> Split:
+    """Every k-th row of a split, so that at most about ``most`` tokens are predicted."""
+    every = -(-split.n_predicted // most)
+    if every == 1:
+        return split
+    rows = split.rows(np.arange(0, split.n_rows, every))
+    return ItemSplit(split.tokens, split.window, split.lookback, *rows)
 
 
 def skip_gram(tokens: np.ndarray, neighbours: int, end_id: int | None = None) -> SkipGramSplit:
@@ -151,7 +206,7 @@ def skip_gram(tokens: np.ndarray, neighbours: int, end_id: int | None = None) ->
         pairs += [np.stack(sides, axis=1)[keep] for sides in ((left, right), (right, left))]
     flat = np.concatenate(pairs).reshape(-1) if pairs else tokens[:0]
     first = np.arange(0, len(flat), 2)
-    return SkipGramSplit(flat, first, np.ones_like(first), first, 1, 0, anywhere=False)
+    return SkipGramSplit(flat, 1, 0, first, np.ones_like(first), first)
 
 
 def _pairs_of_words(

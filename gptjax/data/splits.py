@@ -12,10 +12,15 @@ from gptjax.errors import UserError
 
 def split_stream(text: str) -> dict[str, str]:
     """Cut a text at int(0.9 n): train before, val after (the notes, page 3)."""
-    if len(text) < 2:
-        raise UserError(f"the text has {len(text)} character: 2 are the least that can be split")
-    n = int(0.9 * len(text))
+    n = train_characters(len(text))
     return {"train": text[:n], "val": text[n:]}
+
+
+def train_characters(n: int) -> int:
+    """How many of the ``n`` characters of a stream are train's; UserError: too few to split."""
+    if n < 2:
+        raise UserError(f"the text has {n} character: 2 are the least that can be split")
+    return int(0.9 * n)
 
 
 def split_items(text: str, seed: int) -> tuple[dict[str, list[str]], int]:

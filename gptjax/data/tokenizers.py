@@ -167,13 +167,28 @@ def build(config: TokenizerConfig, text: str) -> Tokenizer:
     if not text:
         raise UserError("there is no text to make a vocabulary of: the corpus is empty")
     _utf8(text)
+    return of_pieces(config, count_pieces(config.kind, text))
+
+
+def count_pieces(kind: str, text: str) -> Counter[str]:
+    """What a vocabulary is made of: how often each word stands in a text, or that a character does.
+
+    Nothing for bytes. The counts of two texts that are cut after white space add up to theirs.
+    """
+    if kind == "char":
+        return Counter(dict.fromkeys(set(text), 1))
+    count: Counter[str] = Counter()
+    for part in _parts(text) if kind == "word" else ():
+        count.update(part)
+    return count
+
+
+def of_pieces(config: TokenizerConfig, count: Counter[str]) -> Tokenizer:
+    """Make the tokenizer of a text with these ``count_pieces``; UserError as ``build``."""
     if config.kind == "byte":
         return ByteTokenizer()
     if config.kind == "char":
-        return CharTokenizer("".join(sorted(set(text))))
-    count: Counter[str] = Counter()
-    for part in _parts(text):
-        count.update(part)
+        return CharTokenizer("".join(sorted(count)))
     pieces = tuple(sorted(piece for piece, n in count.items() if n >= config.min_count))
     if not pieces:
         raise UserError(

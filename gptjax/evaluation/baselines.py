@@ -25,22 +25,27 @@ from gptjax.runtime.pace import Busy
 # short parts are not independent. A GPT's error on the 505,719 characters of Shakespeare's val is
 # 0.003 by 8,000 parts, 0.009 by 100, 0.013 by 20 and 0.017 by 10, of which few could say it well.
 N_BLOCKS = 20
+_ROWS, _PART = 2**16, 2**22  # rows, and tokens, looked at a time: a text need not fit in memory
 NAMES = ("uniform", "unigram", "count bigram")
 
 
 def baselines(splits: Mapping[str, Split], V: int, text: str = "") -> dict[str, Blocks]:
     """Losses on val, in blocks: of knowing nothing, of single tokens, of pairs; by ``NAMES``."""
-    split = splits["val"]
-    first, second = split.pairs()
-    each = (
-        np.full(len(second), math.log(V)),
-        count_models.unigram_nats(splits["train"].tokens, second, V),
-        count_models.count_bigram(*splits["train"].pairs(), V).each(first, second),
-    )
+    split, counts = splits["val"], count_models.token_counts(splits["train"].tokens, V)
+    bigram = count_models.count_bigram(*splits["train"].pairs(), V)
+    row_nats: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
+    done = 0  # of the pairs
     # The pairs stand in the order of the rows that predict them.
-    begins = np.cumsum(split.count) - split.count
-    row_nats = (np.add.reduceat(nats, begins) for nats in each)
-    return {n: in_blocks(split, nats, text) for n, nats in zip(NAMES, row_nats, strict=True)}
+    for begin in range(0, split.n_rows, _ROWS):
+        _, count, _ = split.rows(np.arange(begin, min(begin + _ROWS, split.n_rows)))
+        begins = np.cumsum(count) - count
+        end = done + int(count.sum())
+        first, second = (np.asarray(tokens[done:end]) for tokens in split.pairs())
+        each = np.full(len(second), math.log(V)), count_models.unigram_nats(counts, second)
+        for name, nats in zip(NAMES, (*each, bigram.each(first, second)), strict=True):
+            row_nats[name].append(np.add.reduceat(nats, begins))
+        done = end
+    return {n: in_blocks(split, np.concatenate(nats), text) for n, nats in row_nats.items()}
 
 
 def table_against_counts(
@@ -53,7 +58,7 @@ def table_against_counts(
     counted = count_models.fit_ngram(NGramLanguageModel(vocab_size, 1), split, add)
     tables = [np.asarray(p["token_embedding_table"]["embedding"]) for p in (params, counted)]
     apart = count_models.total_variation(*tables)
-    n = np.bincount(split.tokens, minlength=vocab_size)
+    n = count_models.token_counts(split.tokens, vocab_size)
     return float(np.sum(apart * n) / n.sum()), float(apart[n > 0].max())
 
 
@@ -69,8 +74,9 @@ def block_losses(
 
 def in_blocks(split: Split, row_nats: np.ndarray, text: str = "") -> Blocks:
     """The sums of a split's rows, nats, as those of ``N_BLOCKS`` parts of about equal length."""
-    part = split.first * N_BLOCKS // len(split.tokens)
-    nats, count = (np.bincount(part, of_rows, N_BLOCKS) for of_rows in (row_nats, split.count))
+    first, count, _ = split.rows(np.arange(split.n_rows))
+    part = first * N_BLOCKS // len(split.tokens)
+    nats, count = (np.bincount(part, of_rows, N_BLOCKS) for of_rows in (row_nats, count))
     return Blocks(text, nats[count > 0], count[count > 0])
 
 
@@ -78,6 +84,8 @@ def text_hash(splits: Mapping[str, Split], tok: Tokenizer) -> str:
     """What two runs have in common that learnt from the same tokens and are asked for the same."""
     asked = hashlib.sha256(json.dumps(tok.to_json()).encode())
     for known in ("train", "val"):
-        tokens = np.ascontiguousarray(splits[known].tokens)
-        asked.update(f"{known} {tokens.dtype} {len(tokens)}".encode() + tokens.tobytes())
+        tokens = splits[known].tokens
+        asked.update(f"{known} {tokens.dtype} {len(tokens)}".encode())
+        for begin in range(0, len(tokens), _PART):
+            asked.update(np.ascontiguousarray(tokens[begin : begin + _PART]))
     return asked.hexdigest()

@@ -6,7 +6,9 @@ In: the pairs (or contexts) of a split. Out: a ``CountBigram``, an n-gram's tabl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -16,6 +18,7 @@ from gptjax.data.dataset import Split
 from gptjax.models import ngram
 
 _PART = 2**22  # pairs counted at a time: in between a signal is heard
+Counted = tuple[np.ndarray, np.ndarray]  # pairs, sorted, and how often each came
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ def count_bigram(
 ) -> CountBigram:
     """Count which token follows which: ints (N,) each, N >= 1; ``add`` as in ``CountBigram``."""
     pairs, n_pairs = _count_pairs(first, second, vocab_size)
-    n_first = np.bincount(first, minlength=vocab_size)
+    n_first = np.bincount(pairs // vocab_size, n_pairs, vocab_size).astype(np.int64)
     return CountBigram(vocab_size, pairs, n_pairs, n_first, add)
 
 
@@ -65,33 +68,51 @@ def count_bigram_nats(splits: Mapping[str, Split], vocab_size: int) -> dict[str,
 
 
 def count_ngram(
-    contexts: np.ndarray, nexts: np.ndarray, vocab_size: int, n_contexts: int, add: float = 1.0
+    predictions: Iterable[tuple[np.ndarray, np.ndarray]],
+    vocab_size: int,
+    n_contexts: int,
+    add: float = 1.0,
 ) -> np.ndarray:
     """The n-gram's table: log P(j | context), P = (n[context, j] + add) / (n[context] + add · V).
 
-    ``contexts``, ``nexts``: the number of each prediction's context and the token that came, ints
+    ``predictions``: some at a time, the number of each one's context and the token that came, ints
     (N,). ``add`` is above 0; a context never seen gets a uniform row. The table, (n_contexts, V)
     float32 nats, is one of logits that softmax leaves as they are.
     """
-    cells = _cells(contexts, nexts, vocab_size)
-    n = np.bincount(cells, minlength=n_contexts * vocab_size).reshape(n_contexts, vocab_size)
+    n = np.zeros(n_contexts * vocab_size, np.int64)
+    for contexts, nexts in predictions:
+        n += np.bincount(_cells(contexts, nexts, vocab_size), minlength=len(n))
+    n = n.reshape(n_contexts, vocab_size)
     log_n = np.log(n.sum(axis=1, keepdims=True) + add * vocab_size)
     return (np.log(n + add) - log_n).astype(np.float32)
 
 
 def fit_ngram(model: nn.Module, split: Split, add: float) -> dict[str, dict[str, np.ndarray]]:
     """The parameters of an ``NGramLanguageModel``, counted in a split."""
-    (batch,) = whole_split(split, len(split.first), 1)
     V, block = model.vocab_size, model.block_size
-    contexts = np.asarray(ngram.contexts(batch.x[0], V, block, model.start_id))
-    counts = batch.w[0] > 0
-    table = count_ngram(contexts[counts], batch.y[0][counts], V, V**block, add)
+    rows = min(split.n_rows, -(-_PART // (split.lookback + split.window)))
+
+    def predictions() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for batch in whole_split(split, rows, 1):
+            contexts = np.asarray(ngram.contexts(batch.x[0], V, block, model.start_id))
+            counts = batch.w[0] > 0
+            yield contexts[counts], batch.y[0][counts]
+
+    table = count_ngram(predictions(), V, V**block, add)
     return {"token_embedding_table": {"embedding": table}}
 
 
-def unigram_nats(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """-ln of the (add-one) share that each of ``tokens`` (N,) has in ``train``: nats, (N,)."""
-    n = np.bincount(train, minlength=vocab_size) + 1
+def token_counts(tokens: Any, vocab_size: int) -> np.ndarray:
+    """How often each token stands among ``tokens``, ints (N,): (V,) int64."""
+    n = np.zeros(vocab_size, np.int64)
+    for begin in range(0, len(tokens), _PART):
+        n += np.bincount(np.asarray(tokens[begin : begin + _PART]), minlength=vocab_size)
+    return n
+
+
+def unigram_nats(counts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """-ln of the (add-one) share that ``tokens`` (N,) have by ``token_counts`` (V,): nats, (N,)."""
+    n = counts + 1
     return (np.log(n.sum()) - np.log(n))[tokens]
 
 
@@ -105,21 +126,32 @@ def total_variation(logits_NxV: np.ndarray, log_p_NxV: np.ndarray) -> np.ndarray
     return np.abs(softmax(logits_NxV) - softmax(log_p_NxV)).sum(axis=1) / 2
 
 
-def _count_pairs(
-    first: np.ndarray, second: np.ndarray, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _count_pairs(first: Any, second: Any, vocab_size: int) -> Counted:
     """The pairs that occur, as i · V + j, sorted, and how often each does."""
     n_cells = vocab_size**2
+    parts = (slice(begin, begin + _PART) for begin in range(0, len(first), _PART))
+    cells = (_cells(first[part], second[part], vocab_size) for part in parts)
     if n_cells > len(first) + _PART:  # a table of all pairs would be mostly empty, or too large
-        return np.unique(_cells(first, second, vocab_size), return_counts=True)
+        found: list[Counted] = []
+        for part in cells:
+            found.append(np.unique(part, return_counts=True))
+            # Of equal sizes, as in a merge sort: each pair is sorted again only a few times.
+            while len(found) > 1 and len(found[-2][0]) <= 2 * len(found[-1][0]):
+                found.append(_add(found.pop(), found.pop()))
+        return functools.reduce(_add, found)
     n = np.zeros(n_cells, np.int64)
-    for begin in range(0, len(first), _PART):  # several times quicker than sorting
-        part = slice(begin, begin + _PART)
-        n += np.bincount(_cells(first[part], second[part], vocab_size), minlength=n_cells)
+    for part in cells:  # several times quicker than sorting
+        n += np.bincount(part, minlength=n_cells)
     pairs = np.flatnonzero(n)
     return pairs, n[pairs]
 
 
-def _cells(first: np.ndarray, second: np.ndarray, vocab_size: int) -> np.ndarray:
+def _add(a: Counted, b: Counted) -> Counted:
+    """The counts of two parts as those of both."""
+    pairs, at = np.unique(np.concatenate([a[0], b[0]]), return_inverse=True)
+    return pairs, np.bincount(at, np.concatenate([a[1], b[1]])).astype(np.int64)
+
+
+def _cells(first: Any, second: Any, vocab_size: int) -> np.ndarray:
     """first · V + second: the place of each pair in a table with V columns."""
-    return first.astype(np.int64) * vocab_size + second
+    return np.asarray(first, np.int64) * vocab_size + np.asarray(second)

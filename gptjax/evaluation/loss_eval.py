@@ -123,7 +123,7 @@ class Evaluator:
 
     def row_losses(self, params: Any, split: Split, busy: Busy = None) -> Iterator[np.ndarray]:
         """The sum of nats of each row of a split, in order, some rows at a time, float64."""
-        left = n_rows = len(split.first)
+        left = n_rows = split.n_rows
         for batches in self._whole(split):
             nats = self._ask(params, batches).reshape(-1)[:left]
             yield nats
@@ -135,7 +135,7 @@ class Evaluator:
         """Every predicted token of a split, in order; UserError: logits that are not finite."""
         found, done = [], 0
         n, rows = self.call_shape(split.lookback + split.window)
-        for batches in whole_split(split, min(rows, len(split.first)), n):
+        for batches in whole_split(split, min(rows, split.n_rows), n):
             seen = jax.device_get(forward(self.model, token_scores, params, self.put(batches)))
             found.append([part[batches.w > 0] for part in (batches.y, *seen)])
             done += len(found[-1][0])
@@ -148,7 +148,8 @@ class Evaluator:
                 f"the logits of prediction {at} are not finite: the parameters are damaged, or "
                 "training diverged; try --checkpoint=best or an earlier step"
             )
-        row = np.repeat(np.arange(len(split.first)), split.count)
+        index = np.arange(split.n_rows)
+        row = np.repeat(index, split.rows(index)[1])
         return Scores(ids, nats.astype(np.float64), rank, row)
 
     def _whole(self, split: Split) -> Iterator[Batch]:

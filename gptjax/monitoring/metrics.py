@@ -64,11 +64,12 @@ class JsonLines:
 class TimingLines(JsonLines):
     """``timing.jsonl``, beside a ``metrics.jsonl`` whose bytes no clock may change.
 
-    Its lines hold sums since step 0: "tokens" predicted, "train_seconds" of the steps, and
-    "evaluation_seconds" and "checkpoint_seconds" for which the steps waited. "compiled" is whether
-    a start's first steps, with their compiling, are among those since the line before. Points of
-    ``metrics.jsonl`` between two lines are found by interpolation over "step". What cannot be
-    written is lost without a word: no run ends for it.
+    Its lines hold sums since step 0: "tokens" predicted, "train_seconds" of the steps, of which at
+    most "gather_seconds" went by before the device had its batches, and "evaluation_seconds" and
+    "checkpoint_seconds" for which the steps waited. "compiled" is whether a start's first steps,
+    with their compiling, are among those since the line before. Points of ``metrics.jsonl`` between
+    two lines are found by interpolation over "step". What cannot be written is lost without a word:
+    no run ends for it.
     """
 
     def __init__(self, path: Path, resume_step: int | None):

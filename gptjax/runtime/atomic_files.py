@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,25 @@ PART = ".part"  # how the name of a file being written ends
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees all of it or none; OSError if it can't be."""
-    part = None
-    try:
+    with naming(path), contextlib.ExitStack() as clean:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
+        clean.callback(Path(part).unlink, missing_ok=True)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # the name must not reach the disk before the bytes
         os.chmod(part, 0o644)  # mkstemp's file is the owner's alone; a cache may be shared
         os.replace(part, path)
-    except OSError as error:  # a full disk names no file
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A ``with`` around work on a file, whose OSErrors name it: a full disk's do not."""
+    try:
+        yield
+    except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        if part:
-            Path(part).unlink(missing_ok=True)
 
 
 def read_small(path: Path, limit: int) -> bytes:

@@ -134,7 +134,7 @@ class Experiment:
     def tokens_per_step(self) -> float:
         """Predictions of a training step; for items their mean."""
         split, batch_size = self.splits["train"], self.config.train.batch_size
-        return batch_size * (split.window if split.anywhere else float(split.count.mean()))
+        return batch_size * (split.window if split.anywhere else split.n_predicted / split.n_rows)
 
 
 def build(
@@ -153,7 +153,7 @@ def build(
     """
     _require_mask(config.model)
     text = text or corpora.load(config.data, config.seed, say)
-    tok = tok or tokenizers.build(config.tokenizer, text.text)
+    tok = text.tokenizer(config.tokenizer, tok)
     how = fast_paths.resolve(config.model)
     model = models.build(how, tok.vocab_size, tok.start_id)
     train, window = config.train, config.window(text.is_items)

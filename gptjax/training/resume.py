@@ -35,6 +35,7 @@ class Progress:
     train_seconds: float = 0.0  # of all chunks
     timed_steps: int = 0  # those that did not compile, and their seconds
     timed_seconds: float = 0.0
+    gather_seconds: float = 0.0  # at most, for which the device waited for its batches
     evaluation_seconds: float = 0.0  # of estimates and samples
     checkpoint_seconds: float = 0.0  # for which the steps waited on checkpoints
     lines: int | None = None  # of metrics.jsonl; None: unknown
@@ -57,7 +58,7 @@ class Progress:
         """Undo ``to_json``, of earlier versions too; Lookup-, Type- or ValueError if it is none."""
         numbers = {name: said[name] for name in ("evaluated", "train_seconds")}
         numbers["timed_steps"], numbers["timed_seconds"] = said["timed"]
-        for name in ("evaluation_seconds", "checkpoint_seconds"):
+        for name in ("gather_seconds", "evaluation_seconds", "checkpoint_seconds"):
             numbers[name] = said.get(name, 0.0)
         if (best := said["best"]) is not None:
             numbers |= {"best_step": best["step"], "best_val_nats": best["val_nats"]}

@@ -14,6 +14,7 @@ import jax
 from gptjax.checkpoints import run
 from gptjax.config import schema
 from gptjax.data import corpora
+from gptjax.data.dataset import Split, thinned
 from gptjax.errors import UserError
 from gptjax.evaluation.baselines import block_losses
 from gptjax.evaluation.run_table import mean_and_error
@@ -24,6 +25,7 @@ from gptjax.runtime import devices, fast_paths
 from gptjax.training.experiment import Experiment
 from gptjax.training.resume import FREE, Progress
 
+MOST_MEASURED = 5_000_000  # predictions of a split: a minute or two, where all might take hours
 BIGRAM_REACHES = 0.02  # nats: how near a trained table of pairs comes to the count bigram
 TRY = "raise train.steps if the curve still falls, else try another optim.learning_rate"
 
@@ -66,16 +68,20 @@ def measure(
 
     The run is at its last step, with ``params``, and its best checkpoint is complete. ``busy`` of
     a label makes who is told (done, total) predictions. ``train_seconds`` are those of all steps,
-    of which ``compile_seconds`` went into compiling, None where no step was timed without it; for
-    the errors see ``run_table.ERROR_MEANS``.
+    of which ``compile_seconds`` went into compiling, None where no step was timed without it, and
+    at most ``gather_seconds`` went by before the device had its batches; for the errors see
+    ``run_table.ERROR_MEANS``. Of a split of more than ``MOST_MEASURED`` predictions a share is
+    measured, in rows at equal distances: ``measured_train_share``.
     """
 
+    measured = {name: thinned(exp.splits[name], MOST_MEASURED) for name in ("train", "val")}
+
     def exact_loss(params: Any, split: str) -> float:
-        return exp.evaluator.exact_loss(params, exp.splits[split], busy(f"exact loss over {split}"))
+        return exp.evaluator.exact_loss(params, measured[split], busy(f"exact loss over {split}"))
 
     def val_loss(params: Any) -> tuple[float, float | None]:
         told = busy("exact loss over val")
-        return mean_and_error(block_losses(exp.evaluator, params, exp.splits["val"], told))
+        return mean_and_error(block_losses(exp.evaluator, params, measured["val"], told))
 
     train_nats, (val_nats, val_error) = exact_loss(params, "train"), val_loss(params)
     steps, best_step = exp.config.train.steps, progress.best_step
@@ -96,7 +102,7 @@ def measure(
             best_val, best_error = val_loss(exp.placement.put(best.params))
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
-    return {
+    return _shares(exp, measured) | {
         "final_train_nats": train_nats,
         "final_val_nats": val_nats,
         "final_val_nats_error": val_error,
@@ -106,6 +112,7 @@ def measure(
         "steps": steps,
         "train_seconds": progress.train_seconds,
         "compile_seconds": compiling,
+        "gather_seconds": progress.gather_seconds,
         "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
@@ -114,6 +121,13 @@ def measure(
         "count_bigram_val_nats": exp.bigram_nats["val"],
         "corpus": exp.corpus.name,
     }
+
+
+def _shares(exp: Experiment, measured: Mapping[str, Split]) -> dict[str, float]:
+    """Of splits that are measured in part: in which."""
+    whole = {name: exp.splits[name].n_predicted for name in measured}
+    shares = {name: split.n_predicted / whole[name] for name, split in measured.items()}
+    return {f"measured_{name}_share": share for name, share in shares.items() if share < 1}
 
 
 def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any]) -> None:
@@ -129,7 +143,10 @@ def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[
         of_best += f"{figures['best_val_nats']:.4f}"
     train, val = figures["final_train_nats"], figures["final_val_nats"]
     both = f"train {train:.4f}, val {val:.4f}{sure}{of_best}"
-    say(f"exact loss over the whole split, nats per token: {both}")
+    shares = ((n, figures.get(f"measured_{n}_share")) for n in ("train", "val"))
+    thin = ", ".join(f"{share:.1%} of {name}" for name, share in shares if share)
+    over = f"rows at equal distances ({thin})" if thin else "the whole split"
+    say(f"exact loss over {over}, nats per token: {both}")
     say(_took(figures))
 
 

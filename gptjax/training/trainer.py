@@ -110,7 +110,9 @@ class Trainer:
         """Step, evaluate and save until the last step; ``preemption.Stopped`` after a signal."""
         train = self.exp.config.train
         steps, pace = train.steps, Pace(1, train.chunk_steps)
+        began = time.monotonic()
         n, inputs = self._next_chunk(self.step, pace.n)
+        waited = time.monotonic() - began
         while True:
             self.stop_if_told_to()
             self._evaluate_if_due()
@@ -122,7 +124,11 @@ class Trainer:
             with self.terminal.doing(what):
                 state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
                 # The device works on this chunk; meanwhile the host gathers the next.
+                gathering = time.monotonic()
                 following = self._next_chunk(self.step + n, pace.n)
+                self.progress.gather_seconds += waited
+                # Ready already: the device may have had nothing to do since this gathering began.
+                waited = time.monotonic() - gathering if seen.loss_nats.is_ready() else 0.0
                 self.state, seen = state, jax.device_get(seen)
             seconds = time.monotonic() - began
             self._take_in(n, seen, np.asarray(rates), seconds)
@@ -182,7 +188,7 @@ class Trainer:
         self.progress.pending.clear()
 
     def _write_timing(self, compiled: bool = False) -> None:
-        names = ("train_seconds", "evaluation_seconds", "checkpoint_seconds")
+        names = ("train_seconds", "gather_seconds", "evaluation_seconds", "checkpoint_seconds")
         sums = {name: getattr(self.progress, name) for name in names}
         tokens = round(self.step * self.exp.tokens_per_step)
         self.timing.write({"step": self.step, "tokens": tokens} | sums | {"compiled": compiled})

@@ -76,6 +76,19 @@ def test_a_model_of_one_place_that_does_not_slide_gets_rows_of_one_place():
         assert splits["a"].window == window and splits["a"].n_predicted == 13
 
 
+@pytest.mark.parametrize("most, firsts", [(40, None), (39, None), (38, [0, 8, 16, 24, 32])])
+def test_a_split_is_thinned_to_rows_at_equal_distances(most, firsts):
+    split = cut_stream(np.arange(40), window=4, lookback=2)
+    found = dataset.thinned(split, most)
+    assert (found is split) == (firsts is None)
+    first, count, began = found.rows(np.arange(found.n_rows))
+    if firsts:
+        assert (first.tolist(), found.n_predicted) == (firsts, 20) and not began.any()
+        assert (found.window, found.lookback) == (4, 2) and count.tolist() == [4] * 5
+    short = dataset.thinned(cut_stream(np.arange(39), window=4), 13)  # 0, 12, 24 and, of 2, 36
+    assert short.n_predicted == 4 + 4 + 4 + 2
+
+
 def test_a_split_must_hold_one_window_and_its_target():
     def splits(**lengths):
         return {name: cut_stream(np.zeros(n, int), window=8) for name, n in lengths.items()}
@@ -105,7 +118,8 @@ def test_a_stream_is_encoded_and_all_but_its_first_character_counts():
     assert [tok.decode(split.tokens) for split in splits.values()] == list(texts.values())
     assert [split.n_predicted for split in splits.values()] == [7, 2]
     assert [split.characters for split in splits.values()] == [7, 2]
-    assert splits["train"].first.tolist() == [0, 3, 6] and splits["train"].anywhere
+    first, count, _ = splits["train"].rows(np.arange(splits["train"].n_rows))
+    assert (first.tolist(), count.tolist()) == ([0, 3, 6], [3, 3, 1]) and splits["train"].anywhere
     words = tokenizers.WordTokenizer((" ", "abc", "b"))
     split = dataset.build({"train": "abc b"}, words, Reader(2), items=False)["train"]
     assert (split.n_predicted, split.characters) == (2, len(" b"))

@@ -46,7 +46,7 @@ def case(random_params):
 def by_hand(model, params, split):
     """nats of every prediction, and its rank: a list for each row, from the plain logits."""
     rows, apply = [], jax.jit(model.apply)
-    for first, count, began in zip(split.first, split.count, split.began, strict=True):
+    for first, count, began in zip(*split.rows(np.arange(split.n_rows)), strict=True):
         begin = max(began, first - split.lookback)
         x = split.tokens[begin : first + count]
         logits = np.asarray(apply({"params": params}, x[None])[0], np.float64)
@@ -67,10 +67,11 @@ def test_tokens_sum_to_rows_and_rows_to_batches_by_hand(kind, case):
     scores = evaluator.score(params, split)
     np.testing.assert_allclose(scores.nats, np.concatenate([n for n, _ in expected]), rtol=1e-5)
     assert scores.rank.tolist() == np.concatenate([rank for _, rank in expected]).tolist()
-    spans = zip(split.first + 1, split.count, strict=True)
+    firsts, counts, _ = split.rows(np.arange(split.n_rows))
+    spans = zip(firsts + 1, counts, strict=True)
     ids = [split.tokens[first : first + count] for first, count in spans]
     assert scores.ids.tolist() == np.concatenate(ids).tolist()
-    assert np.bincount(scores.row).tolist() == split.count.tolist()
+    assert np.bincount(scores.row).tolist() == counts.tolist()
 
     found = list(evaluator.row_losses(params, split))
     assert len(found) == n_calls and all(len(part) == K * B for part in found[:-1])
@@ -84,12 +85,12 @@ def test_tokens_sum_to_rows_and_rows_to_batches_by_hand(kind, case):
     assert nats.shape == count.shape == (n_calls * K,)
     parts = [slice(at, at + B) for at in range(0, n_calls * K * B, B)]
     np.testing.assert_allclose(nats, [rows[part].sum() for part in parts], rtol=1e-6)
-    assert count.tolist() == [split.count[part].sum() for part in parts]
+    assert count.tolist() == [counts[part].sum() for part in parts]
 
     told = []
     loss = evaluator.exact_loss(params, split, lambda done, total: told.append((done, total)))
     np.testing.assert_allclose(loss, sum(row_nats) / split.n_predicted, rtol=1e-5)
-    assert len(told) == n_calls and told[-1] == (len(split.first), len(split.first))
+    assert len(told) == n_calls and told[-1] == (split.n_rows, split.n_rows)
     assert {nats.dtype, count.dtype, rows.dtype, scores.nats.dtype} == {np.dtype(np.float64)}
 
 
@@ -119,7 +120,7 @@ def test_batches_go_where_they_are_put(case):
     ours = Evaluator(evaluator.model, B, K, put)
     assert ours.exact_loss(params, split) == evaluator.exact_loss(params, split)
     assert ours.score(params, split).nats.tolist() == evaluator.score(params, split).nats.tolist()
-    assert sum(len(part) for part in ours.row_losses(params, split)) == len(split.first) == 14
+    assert sum(len(part) for part in ours.row_losses(params, split)) == split.n_rows == 14
     assert seen == [(K, B, 5)] * 6
 
 

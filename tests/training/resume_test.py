@@ -401,6 +401,7 @@ PROGRESS = Progress(
     train_seconds=3.5,
     timed_steps=13,
     timed_seconds=2.5,
+    gather_seconds=0.0625,
     evaluation_seconds=0.75,
     checkpoint_seconds=0.125,
     lines=9,
@@ -411,11 +412,13 @@ SAVED = {
     "pending": [[1.5, 0.25], [1.25, 0.5]],
     "train_seconds": 3.5,
     "timed": [13, 2.5],
+    "gather_seconds": 0.0625,
     "evaluation_seconds": 0.75,
     "checkpoint_seconds": 0.125,
     "lines": 9,
 }
-LATER = ("lines", "evaluation_seconds", "checkpoint_seconds")  # what earlier versions did not note
+# What earlier versions did not note.
+LATER = ("lines", "gather_seconds", "evaluation_seconds", "checkpoint_seconds")
 
 
 def test_progress_is_saved_as_it_always_was_and_comes_back():
@@ -447,7 +450,7 @@ def test_earlier_versions_noted_less():
 
 
 WRONG = [None, "x", True, [], {}, [1.0], 10**400]
-SECONDS = ("train_seconds", "evaluation_seconds", "checkpoint_seconds")
+SECONDS = ("train_seconds", "gather_seconds", "evaluation_seconds", "checkpoint_seconds")
 MALFORMED = {name: list(WRONG) for name in ("evaluated", *SECONDS)}
 MALFORMED["best"] = ["x", 7, 0, "", False, [], {}, {"step": 7}, {"val_nats": 1.0}]
 MALFORMED["best"] += [{"step": wrong, "val_nats": 1.0} for wrong in WRONG]

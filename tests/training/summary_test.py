@@ -218,3 +218,23 @@ def test_a_best_that_is_damaged_at_the_end_does_not_cost_the_summary(
     figures = fit(config, workdir, monkeypatch)
     assert figures["best_step"] == figures["steps"] == 61
     assert json.loads((workdir / run.SUMMARY).read_text(encoding="utf-8")) == figures
+
+
+def test_a_large_split_is_measured_by_rows_at_equal_distances_and_this_is_said(
+    text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(summary, "MOST_MEASURED", 300)  # of train's 1,400 or so; val has fewer
+    config = tiny_runs.config(text)
+    figures = fit(config, tmp_path, monkeypatch)
+    exp = tiny_runs.build_once(config)
+    part = summary.thinned(exp.splits["train"], 300)
+    params = run.open_run(tmp_path, "last").params
+    assert figures["final_train_nats"] == pytest.approx(exp.evaluator.exact_loss(params, part))
+    share = figures["measured_train_share"]
+    assert 0.1 < share < 0.3 and share == part.n_predicted / exp.splits["train"].n_predicted
+    assert "measured_val_share" not in figures
+    said = io.StringIO()
+    summary.last_page(exp, tmp_path, Terminal(said, live=False), figures)
+    assert (
+        f"exact loss over rows at equal distances ({share:.1%} of train), nats" in said.getvalue()
+    )

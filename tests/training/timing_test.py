@@ -16,7 +16,7 @@ from gptjax.runtime import pace
 from gptjax.training import trainer
 
 TOKENS_PER_STEP = 4 * 6
-SUMS = ("tokens", "train_seconds", "evaluation_seconds", "checkpoint_seconds")
+SUMS = ("tokens", "train_seconds", "gather_seconds", "evaluation_seconds", "checkpoint_seconds")
 
 
 def check(workdir, starts, figures):
