@@ -17,7 +17,7 @@ COMMANDS = {
     "evaluate": "the exact loss of a run over a split, or over any text",
     "compare": "several runs in one table and one picture; --ladder trains them",
     "look": "ask a trained model what it knows",
-    "bench": "measure how fast text is made",
+    "bench": "measure training, writing and starting, beside PyTorch",
 }
 PAGE = f"""usage: gptjax COMMAND [--flag=value ...]
 

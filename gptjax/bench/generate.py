@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -15,12 +14,12 @@ import jax
 import numpy as np
 
 from gptjax.bench import peers
+from gptjax.bench.turns import Told, interleave, no_one, times_as_fast
 from gptjax.config.schema import WINDOWS
 from gptjax.generation import decode, sampling
 from gptjax.models.gpt import GPTLanguageModel
 
 VOCAB_SIZE = 65  # of tinyshakespeare
-REST_SECONDS = 0.2  # between measurements: PyTorch's threads spin for a while after their work
 SPEEDS = {"tokens_per_second": median, "slowest": max, "fastest": min}  # of seconds
 PLACES = (10, 250)  # early and late in the context
 SAMPLER = sampling.build(temperature=0.8)
@@ -39,7 +38,7 @@ class Work(NamedTuple):
     peers: bool = True
 
     def __str__(self) -> str:
-        size = f"{self.n_embd}/{self.n_head}/{self.n_layer} block {self.block_size}"
+        size = f"{self.n_layer}/{self.n_head}/{self.n_embd}, block {self.block_size}"
         return f"{size}, batch {self.batch_size}, {self.tokens} tokens"
 
 
@@ -80,31 +79,20 @@ class Ours:
         return time.perf_counter() - begin
 
 
-def interleave(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Make each call, which returns its seconds, ``repeats`` times in turns, after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(1 + repeats):
-        for name, call in calls.items():
-            time.sleep(REST_SECONDS)
-            seconds[name].append(call())
-    return {name: taken[1:] for name, taken in seconds.items()}
-
-
-def measure(work: Work, repeats: int, with_peers: bool = False) -> list[dict[str, Any]]:
+def measure(
+    work: Work, repeats: int, with_peers: bool = False, told: Told = no_one
+) -> list[dict[str, Any]]:
     """New tokens/s over all rows of each contender, ours first, and how many times a peer's."""
     ours, B, n = Ours(work), work.batch_size, work.tokens
     calls = {window: functools.partial(ours.write, B, n, window) for window in work.windows}
     if with_peers and work.peers:
         calls |= peers.peers((VOCAB_SIZE, *work[:4]), B, n)
-    seconds = interleave(calls, repeats)
+    seconds = interleave(calls, repeats, told)
     lines = []
     for who, taken in seconds.items():
         speeds = {name: B * n / of(taken) for name, of in SPEEDS.items()}
-        # The median of each turn's ratio: what slowed a turn slowed both.
-        times = {
-            window: median(t / o for t, o in zip(taken, seconds[window], strict=True))
-            for window in (() if who in work.windows else work.windows)
-        }
+        windows = () if who in work.windows else work.windows
+        times = {window: times_as_fast(taken, seconds[window]) for window in windows}
         lines.append({"work": str(work), "who": who, **speeds, "times_as_fast": times})
     return lines
 

@@ -1,6 +1,6 @@
-"""The peers of ``bench``: what people generate with today, in PyTorch, on the same sizes.
+"""What people generate with today, in PyTorch, on the same sizes.
 
-PyTorch is no requirement of gptjax: it is imported here alone, and only when peers are asked for.
+PyTorch is no requirement of gptjax: it is imported only when peers are asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gptjax.config.schema import ModelConfig
 from gptjax.errors import UserError
 
 TEMPERATURE = 0.8
@@ -59,33 +60,17 @@ def peers(sizes: Sequence[int], batch_size: int, tokens: int) -> dict[str, Calla
 
 
 def _uncached(vocab_size: int, block_size: int, n_embd: int, n_head: int, n_layer: int) -> Write:
-    """A GPT as one writes it in PyTorch: all of the window anew for each token, no cache."""
+    """nanoGPT's loop on the notes' GPT: all of the window anew for each token, no cache."""
     import torch
-    from torch import nn
 
-    class Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm_1, self.norm_2 = nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)
-            self.qkv, self.out = nn.Linear(n_embd, 3 * n_embd), nn.Linear(n_embd, n_embd)
-            self.up, self.down = nn.Linear(n_embd, 4 * n_embd), nn.Linear(4 * n_embd, n_embd)
+    from gptjax.bench import twin
 
-        def forward(self, x):
-            rows, time_, _ = x.shape
-            parts = self.qkv(self.norm_1(x)).view(rows, time_, 3, n_head, -1).permute(2, 0, 3, 1, 4)
-            mixed = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
-            x = x + self.out(mixed.transpose(1, 2).reshape(rows, time_, n_embd))
-            return x + self.down(nn.functional.gelu(self.up(self.norm_2(x))))
-
-    embed, places = nn.Embedding(vocab_size, n_embd), nn.Embedding(block_size, n_embd)
-    layers = nn.Sequential(*(Layer() for _ in range(n_layer)), nn.LayerNorm(n_embd))
-    head = nn.Linear(n_embd, vocab_size, bias=False)
+    sizes = {"n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
+    model = twin.GPT(vocab_size, ModelConfig("gpt", block_size=block_size, **sizes)).eval()
 
     def write(ids, tokens):
         for _ in range(tokens):
-            window = ids[:, -block_size:]
-            x = layers(embed(window) + places(torch.arange(window.shape[1])))
-            p = torch.softmax(head(x[:, -1]) / TEMPERATURE, dim=-1)
+            p = torch.softmax(model(ids[:, -block_size:]) / TEMPERATURE, dim=-1)
             ids = torch.cat([ids, torch.multinomial(p, 1)], dim=1)
         return ids
 

@@ -1,37 +1,17 @@
-"""The bench: turns are interleaved, medians and ratios are right, the command prints them."""
-
-import json
+"""How fast text is made: medians and ratios are right, and the work is done as said."""
 
 import pytest
 
-from gptjax.bench import __main__ as bench
 from gptjax.bench import generate
-from gptjax.cli import main as cli
 from gptjax.generation import decode
 
 TINY = generate.Work(8, 12, 3, 2, batch_size=2, tokens=11, windows=("exact", "refill"))
 
 
-@pytest.fixture(autouse=True)
-def no_rest(monkeypatch):
-    monkeypatch.setattr(generate, "REST_SECONDS", 0)
-
-
-def test_turns_are_interleaved_and_the_first_does_not_count():
-    turns, clock = [], iter(range(100))
-
-    def contender(name):
-        return lambda: (turns.append(name), float(next(clock)))[1]
-
-    seconds = generate.interleave({"a": contender("a"), "b": contender("b")}, repeats=3)
-    assert "".join(turns) == "abababab"
-    assert seconds == {"a": [2, 4, 6], "b": [3, 5, 7]}
-
-
 def test_speeds_and_ratios_are_medians(monkeypatch):
     taken = {"exact": [1.0, 2.0, 4.0], "refill": [0.5, 1.0, 1.0], "peer": [3.0, 8.0, 20.0]}
     monkeypatch.setattr(generate.Ours, "__init__", lambda self, work: None)
-    monkeypatch.setattr(generate, "interleave", lambda calls, repeats: taken)
+    monkeypatch.setattr(generate, "interleave", lambda calls, repeats, told: taken)
     exact, refill, peer = generate.measure(TINY, 3)
     assert (exact["tokens_per_second"], exact["slowest"], exact["fastest"]) == (11, 5.5, 22)
     assert refill["tokens_per_second"] == 22 and not refill["times_as_fast"]
@@ -51,28 +31,6 @@ def test_the_work_is_done_as_said(monkeypatch):
     assert ours.write(2, 11, "refill") > 0 and ours.write_around(5, 4) > 0
     assert ends[0].length_B.tolist() == [12, 12]
     assert ends[1].length_B.tolist() == [7]  # 3 were there, 4 came: the fifth amid them
-
-
-def test_the_command_prints_a_table_or_json(monkeypatch, capsys):
-    monkeypatch.setattr(generate, "WORKS", (TINY,))
-    monkeypatch.setattr(generate, "cost_by_position", lambda work, repeats: {"ratio": 1.25})
-
-    def call(*argv):
-        code = cli.call(bench.main, ["bench", *argv], flags=bench.FLAGS, words="what")
-        return code, *capsys.readouterr()
-
-    code, out, err = call("generate", "--repeats=2", "--json")
-    report = json.loads(out)
-    assert (code, err) == (0, "") and report["repeats"] == 2
-    assert [line["who"] for line in report["results"]] == ["exact", "refill"]
-    assert all(line["tokens_per_second"] > 0 for line in report["results"])
-    assert report["cost_by_position"] == {"ratio": 1.25}
-    code, out, _ = call("generate", "--repeats=1")
-    assert code == 0 and str(TINY) in out
-    assert "gptjax --window=refill" in out and "ratio 1.25" in out
-    for wrong, named in (("train", "generate"), ("--repeats=0", "--repeats=0")):
-        code, out, err = call("generate", wrong)
-        assert (code, out) == (2, "") and named in err and err.count("\n") == 1
 
 
 def test_the_cost_by_position_is_per_token(monkeypatch):

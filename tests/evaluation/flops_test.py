@@ -20,6 +20,24 @@ def test_flops_are_those_of_the_matrix_products():
     assert flops.forward_flops_per_token(models.build(mlp, 27)) == 2 * (30 * 200 + 200 * 27)
 
 
+def test_flops_are_those_of_xla_where_products_are_most_of_the_work():
+    V, C, T, N, B = 23, 96, 40, 2, 3
+    gpt = models.build(ModelConfig("gpt", block_size=T, n_layer=N, n_head=4, n_embd=C), V)
+    x_BxT = jnp.zeros((B, T), jnp.int32)
+    params = gpt.init(jax.random.key(0), x_BxT)["params"]
+
+    def nats(params, x_BxT):
+        return jax.nn.log_softmax(gpt.apply({"params": params}, x_BxT)).sum()
+
+    for program, counted in (
+        (nats, flops.forward_flops_per_token(gpt)),
+        (jax.value_and_grad(nats), flops.training_flops_per_token(gpt)),
+    ):
+        xla = jax.jit(program).lower(params, x_BxT).compile().cost_analysis()["flops"]
+        # XLA counts additions too; what training needs no product for is the input's gradient.
+        assert 0.98 < xla / (B * T * counted) < 1.06
+
+
 def test_flops_inside_a_loop_count_each_time():
     def loop(x):
         return jax.lax.scan(lambda c, _: (c @ x, None), x, length=5)[0]
