@@ -24,7 +24,7 @@ def blocks(precision: Precision, T: int) -> list[tuple[int, int]]:
     cache; of smaller ones the products are slow. Accelerators want wider ones.
     """
     least = 64 if precision.storage == "float32" else 256
-    rows = T if T < 2 * least else max(least, -(-T // 8))
+    rows = T if 2 * least > T else max(least, -(-T // 8))
     return [(begin, min(T, begin + rows)) for begin in range(0, T, rows)]
 
 
