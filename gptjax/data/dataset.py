@@ -47,6 +47,13 @@ class Split:
         """Every token but the last, and what follows it: what a bigram counts, (N,) each."""
         return self.tokens[:-1], self.tokens[1:]
 
+    def sample(self, n: int) -> "Split":
+        """``n`` of its rows, evenly spread over it; all of them where there are no more."""
+        n = min(n, len(self.first))
+        rows = np.arange(n) * len(self.first) // n
+        first, count, began = self.first[rows], self.count[rows], self.began[rows]
+        return replace(self, first=first, count=count, began=began, characters=0)
+
 
 class SkipGramSplit(Split):
     """Rows of one prediction: a word, and one of its neighbours; no text is made of these."""

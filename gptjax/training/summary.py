@@ -62,20 +62,20 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of summary.json: exact losses of the last and the best parameters, and speed.
 
-    The run is at its last step, with ``params``, and its best checkpoint is complete. ``busy`` of
-    a label makes who is told (done, total) predictions. ``train_seconds`` are those of all steps,
-    of which ``compile_seconds`` went into compiling, None where no step was timed without it; for
-    the errors see ``run_table.ERROR_MEANS``.
+    The run is at its last step, with ``params``, and its best checkpoint is complete. The loss of
+    train is over ``final_train_tokens`` in evenly spread rows, as many as val has, that of val over
+    all. ``busy`` of a label makes who is told (done, total) predictions. ``train_seconds`` are
+    those of all steps, ``compile_seconds`` of them waited for the compiler, None where no step was
+    timed without it; for the errors see ``run_table.ERROR_MEANS``.
     """
-
-    def exact_loss(params: Any, split: str) -> float:
-        return exp.evaluator.exact_loss(params, exp.splits[split], busy(f"exact loss over {split}"))
+    train, val = exp.splits["train"].sample(len(exp.splits["val"].first)), exp.splits["val"]
 
     def val_loss(params: Any) -> tuple[float, float | None]:
         told = busy("exact loss over val")
-        return mean_and_error(block_losses(exp.evaluator, params, exp.splits["val"], told))
+        return mean_and_error(block_losses(exp.evaluator, params, val, told))
 
-    train_nats, (val_nats, val_error) = exact_loss(params, "train"), val_loss(params)
+    train_nats = exp.evaluator.exact_loss(params, train, busy("exact loss over train"))
+    val_nats, val_error = val_loss(params)
     steps, best_step = exp.config.train.steps, progress.best_step
     best_val, best_error = val_nats, val_error
     if best_step != steps:
@@ -96,6 +96,7 @@ def measure(
     compiling = progress.train_seconds - steps / per_second if per_second else None
     return {
         "final_train_nats": train_nats,
+        "final_train_tokens": train.n_predicted,
         "final_val_nats": val_nats,
         "final_val_nats_error": val_error,
         "best_val_nats": best_val,
@@ -126,8 +127,9 @@ def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[
         of_best = f"; best checkpoint, by its estimate, of step {figures['best_step']:,}: val "
         of_best += f"{figures['best_val_nats']:.4f}"
     train, val = figures["final_train_nats"], figures["final_val_nats"]
-    both = f"train {train:.4f}, val {val:.4f}{sure}{of_best}"
-    say(f"exact loss over the whole split, nats per token: {both}")
+    n = figures.get("final_train_tokens")  # an older summary's is over all of train
+    part = f" over {n:,} evenly spread" if n else ""
+    say(f"exact loss, nats per token: train {train:.4f}{part}, val {val:.4f}{sure}{of_best}")
     say(_took(figures))
 
 

@@ -19,6 +19,7 @@ from gptjax.config.parse import from_dict
 from gptjax.config.schema import to_dict
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
+from gptjax.training import experiment
 
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "before_wings.json").read_text(encoding="utf-8"))
@@ -71,6 +72,9 @@ def test_it_continues_as_it_did(kind, folder, monkeypatch):
     expected, workdir = EXPECTED[kind], folder / kind
     config = to_dict(open_run(workdir, "last").config)
     summary = tiny_runs.fit(from_dict(config), workdir, monkeypatch)
+    last = open_run(workdir, "last")  # all of train was measured then, and now a sample of it
+    exp = experiment.of_run(last, workdir)
+    summary["final_train_nats"] = exp.evaluator.exact_loss(last.params, exp.splits["train"])
     assert summary["best_step"] == expected["summary"]["best_step"]
     for name, value in expected["summary"].items():
         assert summary[name] == (pytest.approx(value, rel=1e-5) if "nats" in name else value)

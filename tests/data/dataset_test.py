@@ -9,7 +9,7 @@ from item_tokens import END, items_to_tokens
 from gptjax.config.schema import TokenizerConfig
 from gptjax.data import dataset, tokenizers
 from gptjax.data.batching import whole_split
-from gptjax.data.dataset import check_lengths, cut, cut_stream, skip_gram
+from gptjax.data.dataset import check_lengths, cut, cut_items, cut_stream, skip_gram
 from gptjax.errors import UserError
 
 
@@ -18,6 +18,17 @@ class Reader:
 
     def __init__(self, block_size, lookback=0, slides=False):
         self.block_size, self.lookback, self.slides = block_size, lookback, slides
+
+
+@pytest.mark.parametrize("n, rows", [(3, [0, 3, 6]), (9, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (11, None)])
+def test_a_sample_has_evenly_spread_rows_of_the_split_and_asks_for_no_others(n, rows):
+    split = cut_items(items_to_tokens([4, 2, 5, 3, 1, 2, 4, 6, 2, 3]), END, 9)
+    rows = list(range(10)) if rows is None else rows
+    found = split.sample(n)
+    assert found.n_predicted == int(split.count[rows].sum())
+    batches, whole = (next(whole_split(s, len(s.first), 1)) for s in (found, split))
+    for ours, theirs in zip(batches, whole, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0][rows])
 
 
 # ---- rows of a run ----------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def test_the_lines_of_the_last_page_and_the_labels_of_the_picture_agree(
     train, val, error = (
         figures[f"final_{name}"] for name in ("train_nats", "val_nats", "val_nats_error")
     )
-    assert f"train {train:.4f}, val {val:.4f} ± {error:.4f} by the choice of val text" in said
+    n = figures["final_train_tokens"]
+    assert f"train {train:.4f} over {n} evenly spread, val {val:.4f} ± {error:.4f} by" in said
     exact = {curve.label: dict(curve.exact) for curve in drawn[0][1]}
     assert exact["train"][tiny_runs.STEPS] == train and exact["val"][tiny_runs.STEPS] == val
     assert exact["val"][figures["best_step"]] == figures["best_val_nats"]
