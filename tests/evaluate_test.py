@@ -157,7 +157,9 @@ def test_a_split_of_the_corpus_is_reported_beside_the_count_bigram(split_report)
     names += " nats_per_character bits_per_character perplexity tokens characters"
     names += " count_bigram_nats_per_token"
     assert list(report) == names.split() and (report["split"], report["step"]) == ("train", 2)
-    assert report["nats_per_token"] == pytest.approx(summary["final_train_nats"], rel=1e-6)
+    # All of it: the summary's is of a part as large as val.
+    assert report["tokens"] > 5 * summary["final_train_tokens"] > 0
+    assert 0 < abs(report["nats_per_token"] - summary["final_train_nats"]) < 0.1
     assert report["nats_per_token_error"] > 0
     assert report["nats_per_character"] == report["nats_per_token"]  # a token is a character
     assert report["count_bigram_nats_per_token"] == summary["count_bigram_train_nats"]

@@ -74,12 +74,15 @@ def test_an_evaluation_is_printed_as_it_is_shown(exp):
 
 
 def test_the_last_lines_are_made_of_the_figures_that_they_show(exp, tmp_path, monkeypatch):
-    steps, train, val, error, rate, compiling, evaluating = numbers(
-        rf"step {NUMBER}, each[\s\S]*train {NUMBER}, val {NUMBER} ± {NUMBER} by"
+    steps, train, n, val, error, rate, compiling, evaluating = numbers(
+        rf"step {NUMBER}, each[\s\S]*train {NUMBER} over {NUMBER} .*, val {NUMBER} ± {NUMBER} "
         rf"[\s\S]*\({NUMBER} tokens/s\), after {NUMBER} s of compiling; .* {NUMBER} s"
     )
     figures = {"steps": int(steps), "best_step": int(steps), "best_val_nats": val}
     figures |= {"final_train_nats": train, "final_val_nats": val, "final_val_nats_error": error}
+    sample = exp.splits["train"].sample(exp.splits["val"].n_rows)
+    figures["final_train_tokens"] = sample.n_predicted
+    assert n == sample.n_predicted
     figures |= {"tokens_per_second": rate, "compile_seconds": compiling}
     figures |= {"train_seconds": compiling + steps * exp.tokens_per_step / rate}
     figures |= {"evaluation_seconds": evaluating}

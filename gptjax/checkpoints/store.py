@@ -59,7 +59,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._open.enter_context(_quiet_after_failures())
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._open.enter_context(self._thread)
-        _orbax()  # imports for half a second: better here than between two steps
+        self._thread.submit(_orbax)  # imports for half a second: not when a state is to be saved
 
     def save(self, step: int, state: dict[str, Any], meta: dict, *, best: bool = False) -> None:
         """Copy {"params": tree, "rest": tree} of arrays to the host and return; a thread writes it.

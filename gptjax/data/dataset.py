@@ -68,6 +68,13 @@ class Split:
         """Every token but the last, and what follows it: what a bigram counts, (N,) each."""
         return self.tokens[:-1], self.tokens[1:]
 
+    def sample(self, n: int) -> "Split":
+        """``n`` of its rows, evenly spread over it; all of them where there are no more."""
+        if n >= self.n_rows:
+            return self
+        rows = self.rows(np.arange(n) * self.n_rows // n)
+        return ItemSplit(self.tokens, self.window, self.lookback, *rows)
+
 
 @dataclass(frozen=True)
 class ItemSplit(Split):
@@ -179,15 +186,6 @@ def cut_items(tokens: np.ndarray, end_id: int, window: int, lookback: int = 0) -
     first = starts[item] + part * window
     count = np.minimum(window, lengths[item] - part * window)
     return ItemSplit(tokens, window, lookback, first, count, starts[item])
-
-
-def thinned(split: Split, most: int) -> Split:
-    """Every k-th row of a split, so that at most about ``most`` tokens are predicted."""
-    every = -(-split.n_predicted // most)
-    if every == 1:
-        return split
-    rows = split.rows(np.arange(0, split.n_rows, every))
-    return ItemSplit(split.tokens, split.window, split.lookback, *rows)
 
 
 def skip_gram(tokens: np.ndarray, neighbours: int, end_id: int | None = None) -> SkipGramSplit:

@@ -5,7 +5,6 @@ In: a model. Out: FLOPs per token, counted in the program JAX traces; nothing is
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -20,8 +19,7 @@ def forward_flops_per_token(model: nn.Module) -> float:
     2 · M · N · K per (M, K) x (K, N) product, over the tokens of the row. A lookup costs none.
     """
     x_1xT = jax.ShapeDtypeStruct((1, model.block_size), jnp.int32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), x_1xT)
-    jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, x_1xT)
+    jaxpr = jax.make_jaxpr(model.init_with_output)(jax.random.key(0), x_1xT)  # traced once
     return product_flops(jaxpr.jaxpr) / model.block_size
 
 

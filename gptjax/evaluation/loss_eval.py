@@ -124,7 +124,8 @@ class Evaluator:
     def row_losses(self, params: Any, split: Split, busy: Busy = None) -> Iterator[np.ndarray]:
         """The sum of nats of each row of a split, in order, some rows at a time, float64."""
         left = n_rows = split.n_rows
-        for batches in self._whole(split):
+        n, rows = self.call_shape(split.lookback + split.window)
+        for batches in whole_split(split, rows, n):
             nats = self._ask(params, batches).reshape(-1)[:left]
             yield nats
             left -= len(nats)
@@ -151,11 +152,6 @@ class Evaluator:
         index = np.arange(split.n_rows)
         row = np.repeat(index, split.rows(index)[1])
         return Scores(ids, nats.astype(np.float64), rank, row)
-
-    def _whole(self, split: Split) -> Iterator[Batch]:
-        """Every row of a split once, as many in a call as ``call_shape`` says."""
-        n, rows = self.call_shape(split.lookback + split.window)
-        return whole_split(split, rows, n)
 
     def _ask(self, params: Any, batches: Batch) -> np.ndarray:
         """The sum of nats of each row of K batches, (K, B) float64."""

@@ -34,14 +34,14 @@ _MARGIN = ("axes fraction", "data")  # of a point in the right margin
 # Nats: an axis is log(loss - floor), its floor so far below the lowest loss. What is learnt late
 # has room, and the first losses are still in view.
 _ABOVE_FLOOR = 0.3
-_EXACT = "Lines: estimates while training. Diamonds and numbers: exact, over the whole split"
+_EXACT = "Lines: estimates while training. Diamonds and numbers: exact, over as much text as val"
 
 
 @dataclass(frozen=True)
 class Curve:
     """A loss over the steps of a run: ``nats[i]``, per token, was estimated at ``steps[i]``.
 
-    ``exact``: the (step, nats) that were measured over the whole split; the last one is named.
+    ``exact``: the (step, nats) measured over all of val, or as much of train; the last is named.
     """
 
     label: str
@@ -55,7 +55,7 @@ def curves_of(
 ) -> list[Curve]:
     """The curves of a run's records: batches, train and val; what is null there is left out.
 
-    ``exact``: by label, the losses over the whole split.
+    ``exact``: by label, what the curve has as ``exact``.
     """
     curves = []
     for label, name in ((BATCHES, "loss_nats"), (TRAIN, "train_nats"), (VAL, "val_nats")):

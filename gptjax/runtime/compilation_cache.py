@@ -42,7 +42,7 @@ def switch(on: bool) -> Path | None:
         return None
     devices.set_jax("jax_compilation_cache_dir", str(folder))
     devices.set_jax("jax_compilation_cache_max_size", MAX_BYTES)
-    devices.set_jax("jax_persistent_cache_min_compile_time_secs", 0.2)
+    devices.set_jax("jax_persistent_cache_min_compile_time_secs", 0.02)
     # A failure costs seconds, never the run.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return folder

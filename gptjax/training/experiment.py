@@ -46,7 +46,9 @@ class Experiment:
     def init_state(self) -> TrainState:
         """The state at step 0, made on its devices."""
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        state = jax.jit(self._init, out_shardings=places)()
+        # It runs once: on a CPU, optimising it would take a second more, for the same bits.
+        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        state = jax.jit(self._init, out_shardings=places, compiler_options=quick)()
         if self.config.model.kind == "ngram":  # nothing to learn: the answer is counted
             counted = fit_ngram(self.model, self.splits["train"], self.config.model.add_count)
             state = state.replace(params=jax.device_put(counted, places.params))
@@ -59,8 +61,9 @@ class Experiment:
         places = self.placement.of_tree(like)
         return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
 
-    def _init(self) -> TrainState:
-        return init_state(self.model, self.tx, self.config.seed)
+    @functools.cached_property
+    def _init(self) -> Callable[[], TrainState]:  # traced once for its shapes and its program
+        return jax.jit(functools.partial(init_state, self.model, self.tx, self.config.seed))
 
     def memory_needs(self) -> dict[str, int]:
         """Bytes that training takes of each device, by what they hold; nothing is computed."""
@@ -101,6 +104,11 @@ class Experiment:
         chunk = functools.partial(scan.train_chunk, self.model, self.tx, limit)
         places = (self.placement.of_tree(self.abstract_state), self.placement.whole)
         return jax.jit(chunk, donate_argnums=0, out_shardings=places)
+
+    def compile_ahead(self) -> None:
+        """Compile ``train_chunk`` before there is a state, in a thread beside other work."""
+        inputs = self.chunk_inputs(0, 1)
+        self.train_chunk.lower(self.abstract_state, *inputs, 1, self.dropout_key).compile()
 
     def chunk_inputs(self, first_step: int, n: int) -> tuple[Batch, jax.Array]:
         """Batches (K, A, B / A, T) and learning rates (K,) of n steps, on their devices.

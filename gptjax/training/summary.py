@@ -14,7 +14,6 @@ import jax
 from gptjax.checkpoints import run
 from gptjax.config import schema
 from gptjax.data import corpora
-from gptjax.data.dataset import Split, thinned
 from gptjax.errors import UserError
 from gptjax.evaluation.baselines import block_losses
 from gptjax.evaluation.run_table import mean_and_error
@@ -66,24 +65,23 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of summary.json: exact losses of the last and the best parameters, and speed.
 
-    The run is at its last step, with ``params``, and its best checkpoint is complete. ``busy`` of
-    a label makes who is told (done, total) predictions. ``train_seconds`` are those of all steps,
-    of which ``compile_seconds`` went into compiling, None where no step was timed without it, and
-    at most ``gather_seconds`` went by before the device had its batches; for the errors see
-    ``run_table.ERROR_MEANS``. Of a split of more than ``MOST_MEASURED`` predictions a share is
-    measured, in rows at equal distances: ``measured_train_share``.
+    The run is at its last step, with ``params``, and its best checkpoint is complete. The loss of
+    val is over all of it, or rows that are evenly spread where it has more than ``MOST_MEASURED``
+    predictions; that of train over as many evenly spread rows. ``busy`` of a label makes who is
+    told (done, total) predictions. ``train_seconds`` are those of all steps, ``compile_seconds`` of
+    them waited for the compiler, None where no step was timed without it, and at most
+    ``gather_seconds`` for batches; for the errors see ``run_table.ERROR_MEANS``.
     """
-
-    measured = {name: thinned(exp.splits[name], MOST_MEASURED) for name in ("train", "val")}
-
-    def exact_loss(params: Any, split: str) -> float:
-        return exp.evaluator.exact_loss(params, measured[split], busy(f"exact loss over {split}"))
+    whole = exp.splits["val"]
+    val = whole.sample(max(1, MOST_MEASURED // whole.window))
+    train = exp.splits["train"].sample(val.n_rows)
 
     def val_loss(params: Any) -> tuple[float, float | None]:
         told = busy("exact loss over val")
-        return mean_and_error(block_losses(exp.evaluator, params, measured["val"], told))
+        return mean_and_error(block_losses(exp.evaluator, params, val, told))
 
-    train_nats, (val_nats, val_error) = exact_loss(params, "train"), val_loss(params)
+    train_nats = exp.evaluator.exact_loss(params, train, busy("exact loss over train"))
+    val_nats, val_error = val_loss(params)
     steps, best_step = exp.config.train.steps, progress.best_step
     best_val, best_error = val_nats, val_error
     if best_step != steps:
@@ -102,8 +100,10 @@ def measure(
             best_val, best_error = val_loss(exp.placement.put(best.params))
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
-    return _shares(exp, measured) | {
+    return {
         "final_train_nats": train_nats,
+        "final_train_tokens": train.n_predicted,
+        "final_val_tokens": val.n_predicted,
         "final_val_nats": val_nats,
         "final_val_nats_error": val_error,
         "best_val_nats": best_val,
@@ -123,11 +123,10 @@ def measure(
     }
 
 
-def _shares(exp: Experiment, measured: Mapping[str, Split]) -> dict[str, float]:
-    """Of splits that are measured in part: in which."""
-    whole = {name: exp.splits[name].n_predicted for name in measured}
-    shares = {name: split.n_predicted / whole[name] for name, split in measured.items()}
-    return {f"measured_{name}_share": share for name, share in shares.items() if share < 1}
+def _spread(figures: dict[str, Any], exp: Experiment, split: str) -> str:
+    """Of how many predictions a loss is the mean, where it is not that of all."""
+    n = figures.get(f"final_{split}_tokens")  # an older summary's is over all of them
+    return f" over {n:,} evenly spread" if n and n < exp.splits[split].n_predicted else ""
 
 
 def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[str, Any]) -> None:
@@ -142,11 +141,9 @@ def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[
         of_best = f"; best checkpoint, by its estimate, of step {figures['best_step']:,}: val "
         of_best += f"{figures['best_val_nats']:.4f}"
     train, val = figures["final_train_nats"], figures["final_val_nats"]
-    both = f"train {train:.4f}, val {val:.4f}{sure}{of_best}"
-    shares = ((n, figures.get(f"measured_{n}_share")) for n in ("train", "val"))
-    thin = ", ".join(f"{share:.1%} of {name}" for name, share in shares if share)
-    over = f"rows at equal distances ({thin})" if thin else "the whole split"
-    say(f"exact loss over {over}, nats per token: {both}")
+    of_train, of_val = (_spread(figures, exp, split) for split in ("train", "val"))
+    both = f"train {train:.4f}{of_train}, val {val:.4f}{sure}{of_val}{of_best}"
+    say(f"exact loss, nats per token: {both}")
     say(_took(figures))
 
 

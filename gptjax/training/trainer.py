@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,6 +78,8 @@ class Trainer:
     def __post_init__(self):
         """Continue the run that the folder has, or begin; a UserError if it has another one."""
         self.resumed: int | None = None  # the step it continued from
+        # Compiles the first steps while the fresh model is made, evaluated and sampled.
+        self.compiler = ThreadPoolExecutor(1)
         if directory.available(self.workdir):
             found = resume.restore(self.exp, self.workdir, warn=self.terminal.warn)
             self.state, self.progress, changes = found
@@ -88,6 +91,8 @@ class Trainer:
                 "checkpoints: name another --workdir, or move that file away to begin anew"
             )
         else:
+            if self.exp.config.train.steps:
+                self.compiler.submit(self.exp.compile_ahead)
             self.state, self.progress, notes = self.exp.init_state(), resume.Progress(), []
         self.step, self.skipped = int(self.state.step), int(self.state.skipped)
         path, before = self.workdir / run.METRICS, self.progress.lines
@@ -122,6 +127,7 @@ class Trainer:
             began, rates = time.monotonic(), inputs[1]
             what = "compiling the training step" if self._compiles else "training"
             with self.terminal.doing(what):
+                self.compiler.shutdown()  # waits for it; what went wrong there comes again here
                 state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
                 # The device works on this chunk; meanwhile the host gathers the next.
                 gathering = time.monotonic()
@@ -358,7 +364,9 @@ class Trainer:
         return self.checkpoints.safe
 
     def close(self) -> None:
-        """Close the files; what was written stays."""
+        """Close the files; what was written stays. The compiler cannot be stopped: wait for it."""
+        with self.terminal.doing("ending the compiler"):
+            self.compiler.shutdown()
         self.timing.close()
         self.lines.close()
         self.board.close()

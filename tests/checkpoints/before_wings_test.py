@@ -20,6 +20,7 @@ from gptjax.config.schema import to_dict
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import fast_paths
+from gptjax.training import experiment
 
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "before_wings.json").read_text(encoding="utf-8"))
@@ -74,6 +75,9 @@ def test_it_continues_as_it_did(kind, folder, monkeypatch):
     # It was computed in plain float32, before there was a choice: an "auto" left alone is that.
     monkeypatch.setattr(fast_paths, "resolve", lambda config: config)
     summary = tiny_runs.fit(from_dict(config), workdir, monkeypatch)
+    last = open_run(workdir, "last")  # all of train was measured then, and now a sample of it
+    exp = experiment.of_run(last, workdir)
+    summary["final_train_nats"] = exp.evaluator.exact_loss(last.params, exp.splits["train"])
     assert summary["best_step"] == expected["summary"]["best_step"]
     for name, value in expected["summary"].items():
         assert summary[name] == (pytest.approx(value, rel=1e-5) if "nats" in name else value)

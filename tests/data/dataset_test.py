@@ -9,7 +9,7 @@ from item_tokens import END, items_to_tokens
 from gptjax.config.schema import TokenizerConfig
 from gptjax.data import dataset, tokenizers
 from gptjax.data.batching import whole_split
-from gptjax.data.dataset import check_lengths, cut, cut_stream, skip_gram
+from gptjax.data.dataset import check_lengths, cut, cut_items, cut_stream, skip_gram
 from gptjax.errors import UserError
 
 
@@ -18,6 +18,17 @@ class Reader:
 
     def __init__(self, block_size, lookback=0, slides=False):
         self.block_size, self.lookback, self.slides = block_size, lookback, slides
+
+
+@pytest.mark.parametrize("n, rows", [(3, [0, 3, 6]), (9, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (11, None)])
+def test_a_sample_has_evenly_spread_rows_of_the_split_and_asks_for_no_others(n, rows):
+    split = cut_items(items_to_tokens([4, 2, 5, 3, 1, 2, 4, 6, 2, 3]), END, 9)
+    rows = list(range(10)) if rows is None else rows
+    found = split.sample(n)
+    assert found.n_predicted == int(split.count[rows].sum())
+    batches, whole = (next(whole_split(s, len(s.first), 1)) for s in (found, split))
+    for ours, theirs in zip(batches, whole, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0][rows])
 
 
 # ---- rows of a run ----------------------------------------------------------------------------
@@ -74,19 +85,6 @@ def test_a_model_of_one_place_that_does_not_slide_gets_rows_of_one_place():
     for slides, window in ((False, 1), (True, 10)):
         splits = cut({"a": tokens}, END, Reader(1, slides=slides))
         assert splits["a"].window == window and splits["a"].n_predicted == 13
-
-
-@pytest.mark.parametrize("most, firsts", [(40, None), (39, None), (38, [0, 8, 16, 24, 32])])
-def test_a_split_is_thinned_to_rows_at_equal_distances(most, firsts):
-    split = cut_stream(np.arange(40), window=4, lookback=2)
-    found = dataset.thinned(split, most)
-    assert (found is split) == (firsts is None)
-    first, count, began = found.rows(np.arange(found.n_rows))
-    if firsts:
-        assert (first.tolist(), found.n_predicted) == (firsts, 20) and not began.any()
-        assert (found.window, found.lookback) == (4, 2) and count.tolist() == [4] * 5
-    short = dataset.thinned(cut_stream(np.arange(39), window=4), 13)  # 0, 12, 24 and, of 2, 36
-    assert short.n_predicted == 4 + 4 + 4 + 2
 
 
 def test_a_split_must_hold_one_window_and_its_target():

@@ -119,7 +119,8 @@ def test_the_lines_of_the_last_page_and_the_labels_of_the_picture_agree(
     train, val, error = (
         figures[f"final_{name}"] for name in ("train_nats", "val_nats", "val_nats_error")
     )
-    assert f"train {train:.4f}, val {val:.4f} ± {error:.4f} by the choice of val text" in said
+    n = figures["final_train_tokens"]
+    assert f"train {train:.4f} over {n} evenly spread, val {val:.4f} ± {error:.4f} by" in said
     exact = {curve.label: dict(curve.exact) for curve in drawn[0][1]}
     assert exact["train"][tiny_runs.STEPS] == train and exact["val"][tiny_runs.STEPS] == val
     assert exact["val"][figures["best_step"]] == figures["best_val_nats"]
@@ -220,21 +221,19 @@ def test_a_best_that_is_damaged_at_the_end_does_not_cost_the_summary(
     assert json.loads((workdir / run.SUMMARY).read_text(encoding="utf-8")) == figures
 
 
-def test_a_large_split_is_measured_by_rows_at_equal_distances_and_this_is_said(
+def test_of_a_large_val_evenly_spread_rows_are_measured_and_this_is_said(
     text, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(summary, "MOST_MEASURED", 300)  # of train's 1,400 or so; val has fewer
+    monkeypatch.setattr(summary, "MOST_MEASURED", 40)  # val has more
     config = tiny_runs.config(text)
     figures = fit(config, tmp_path, monkeypatch)
     exp = tiny_runs.build_once(config)
-    part = summary.thinned(exp.splits["train"], 300)
+    val = exp.splits["val"]
+    part = val.sample(40 // val.window)
     params = run.open_run(tmp_path, "last").params
-    assert figures["final_train_nats"] == pytest.approx(exp.evaluator.exact_loss(params, part))
-    share = figures["measured_train_share"]
-    assert 0.1 < share < 0.3 and share == part.n_predicted / exp.splits["train"].n_predicted
-    assert "measured_val_share" not in figures
+    assert figures["final_val_nats"] == pytest.approx(exp.evaluator.exact_loss(params, part))
+    assert 0 < figures["final_val_tokens"] == part.n_predicted < val.n_predicted
+    assert figures["final_train_tokens"] <= part.n_predicted + val.window
     said = io.StringIO()
     summary.last_page(exp, tmp_path, Terminal(said, live=False), figures)
-    assert (
-        f"exact loss over rows at equal distances ({share:.1%} of train), nats" in said.getvalue()
-    )
+    assert said.getvalue().count(" evenly spread") == 2
