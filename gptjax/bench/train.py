@@ -102,10 +102,10 @@ def made_up(items: bool) -> Corpus:
 
 
 def having(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """The config with fields of its model set."""
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    fields = {name: value for name, value in overrides.items() if name in known}
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+    """The config with fields of its model set, where it is a GPT and has a choice."""
+    if config.model.kind != "gpt":
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **overrides))
 
 
 def modes(config: Config) -> dict[str, Config]:

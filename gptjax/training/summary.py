@@ -72,9 +72,9 @@ def measure(
     them waited for the compiler, None where no step was timed without it, and at most
     ``gather_seconds`` for batches; for the errors see ``run_table.ERROR_MEANS``.
     """
-    whole = exp.splits["val"]
-    val = whole.sample(max(1, MOST_MEASURED // whole.window))
-    train = exp.splits["train"].sample(val.n_rows)
+    train, val = exp.splits["train"], exp.splits["val"]
+    val = val.sample(max(1, MOST_MEASURED // val.window))
+    train = train.sample(val.n_rows)
 
     def val_loss(params: Any) -> tuple[float, float | None]:
         told = busy("exact loss over val")
@@ -92,10 +92,8 @@ def measure(
             best_step = steps
         else:
             if best.step != best_step:
-                warn(
-                    f"the best checkpoint, of step {best_step}, is not there any more: "
-                    f"best_val_nats is that of step {best.step}"
-                )
+                gone = f"the best checkpoint, of step {best_step}, is not there any more"
+                warn(f"{gone}: best_val_nats is that of step {best.step}")
             best_step = best.step
             best_val, best_error = val_loss(exp.placement.put(best.params))
     per_second = progress.steps_per_second
