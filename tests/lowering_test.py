@@ -3,6 +3,7 @@
 Lowering needs shapes only: no parameter is made and no accelerator is there.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -50,9 +51,9 @@ def batch(*leading):
     return Batch(ids, ids, shape(places, jnp.float32))
 
 
-def lowered(function, *shapes):
-    exported = export.export(function, platforms=PLATFORMS)(*shapes)
-    assert exported.platforms == PLATFORMS
+def lowered(function, *shapes, platforms=PLATFORMS):
+    exported = export.export(function, platforms=platforms)(*shapes)
+    assert exported.platforms == platforms
     return exported
 
 
@@ -100,3 +101,30 @@ def test_the_notes_generate_lowers_for_accelerators(lecture):
         jax.jit(generate, static_argnums=(0, 3)), exp.model, state.params, idx, 100, keys_B
     ).out_avals
     assert made.shape == (B, 103)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"compute_dtype": "bfloat16", "storage_dtype": "bfloat16", "attention": "blocks"},
+        {"compute_dtype": "bfloat16", "attention": "plain"},
+        {"attention": "fused", "dropout": 0.0},
+        {"attention": "blocks", "remat": True, "scan_layers": True, "pad_vocab": 128},
+    ],
+    ids=str,
+)
+def test_every_way_to_compute_a_gpt_lowers_for_accelerators(lecture, how):
+    exp, state, key = lecture
+    config = dataclasses.replace(exp.config, model=dataclasses.replace(exp.config.model, **how))
+    model = models.build(config.model, V)
+    other = dataclasses.replace(exp, config=config, model=model)
+    chunk = (other.train_chunk, state, batch(K, 1), shape((K,), jnp.float32), INT, key)
+    # A TPU's own kernel cannot be in one program with what a GPU runs.
+    for platform in PLATFORMS:
+        lowered(*chunk, platforms=(platform,))
+        forward = (loss_eval.forward, model, loss_eval.row_sums, state.params, batch(K))
+        lowered(*forward, platforms=(platform,))
+    twin, params = CachedGPT.of(model), jax.eval_shape(CachedGPT.of(model).prepare, state.params)
+    cache = jax.eval_shape(lambda: twin.empty_cache(B))
+    read = jax.jit(lambda params, x, cache: twin.apply({"params": params}, x, cache, method="read"))
+    lowered(read, params, shape((B, 1), jnp.int32), cache)

@@ -10,6 +10,7 @@ import pytest
 
 from gptjax import models
 from gptjax.bench import train
+from gptjax.config.schema import ModelConfig
 from gptjax.errors import UserError
 from gptjax.evaluation.flops import training_flops_per_token
 
@@ -87,12 +88,11 @@ def test_the_steps_are_those_of_the_trainer(config):
     assert jax.tree.all(jax.tree.map(np.array_equal, ours.state.params, state.params))
 
 
-def test_a_mode_sets_fields_that_a_model_has(monkeypatch):
-    monkeypatch.setattr(train, "MODES", {"float32": {"nothing": 1}, "bfloat16": {"n_head": 4}})
+def test_a_mode_sets_the_dtype_of_a_gpt_alone():
     found = train.modes(TINY.config)
-    assert found["float32"] == TINY.config and found["bfloat16"].model.n_head == 4
-    monkeypatch.setattr(train, "MODES", {"float32": {}, "bfloat16": {"nothing": 1}})
-    assert list(train.modes(TINY.config)) == ["float32"]  # not the same twice
+    assert {d: c.model.compute_dtype for d, c in found.items()} == {d: d for d in train.MODES}
+    table = dataclasses.replace(TINY.config, model=ModelConfig(kind="bigram"))
+    assert train.modes(table) == {"float32": table}  # not the same twice
 
 
 def test_contexts_are_makemores():
