@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from gptjax.checkpoints.run import Run
 from gptjax.errors import UserError, did_you_mean
 from gptjax.evaluation import embeddings, loss_eval
 from gptjax.generation.generate import prompt_ids
+from gptjax.models.gpt import GPTLanguageModel, twin
+from gptjax.models.precision import Precision
 
 ON_THE_PLANE = 150  # names that a picture can hold
 
@@ -108,12 +109,13 @@ def plane(run: Run, words: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
     return points, [texts[i] for i in ids], how
 
 
-def attention_weights(model: nn.Module, params: Any, x_BxT: np.ndarray) -> np.ndarray:
+def attention_weights(model: GPTLanguageModel, params: Any, x_BxT: np.ndarray) -> np.ndarray:
     """What each head of a GPT looks at: softmax(q kᵀ / sqrt(K), causal), dropout off.
 
     Row t of a matrix deals 1 out over the places up to t. (N layers, B, H, T, S) float32.
     """
-    apply = jax.jit(model.apply, static_argnames="mutable")
+    plain = twin(GPTLanguageModel, model, precision=Precision())  # a quick one keeps none of them
+    apply = jax.jit(plain.apply, static_argnames="mutable")
     _, state = apply({"params": params}, x_BxT, mutable="intermediates")
     blocks = [state["intermediates"][f"blocks_{n}"] for n in range(model.n_layer)]
     # sow keeps a tuple of calls; the heads are stacked in front.

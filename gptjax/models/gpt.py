@@ -6,7 +6,9 @@ gpt.py; what decoding needs stands beside it in gpt_cached.py. Source: the notes
 B batch, T time, S source time, C channels (n_embd), H heads, K head size, V vocabulary.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -201,3 +203,10 @@ class GPTLanguageModel(nn.Module):
         else:
             logits = self.lm_head(x)
         return logits.reshape(B, T, self.vocab_size)
+
+
+def twin(cls: type[GPTLanguageModel], model: GPTLanguageModel, **changes) -> Any:
+    """The same model computed another way: the notes', the quick or the cached."""
+    fields = dataclasses.fields(GPTLanguageModel)  # those of a quick one are its own
+    names = [field.name for field in fields if field.name not in ("parent", "name")]
+    return cls(**{name: getattr(model, name) for name in names} | changes)

@@ -6,7 +6,6 @@ them in it. Each class inherits its plain ``__call__`` and its parameters from g
 whole window whose logits are wanted. ``CachedGPT.prepare`` lays the weights out as both read them.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from gptjax.models.gpt import Block, GPTLanguageModel, Head, MultiHeadAttention, dense
+from gptjax.models.gpt import Block, GPTLanguageModel, Head, MultiHeadAttention, dense, twin
 from gptjax.models.precision import Precision
 
 Past = tuple[jax.Array, jax.Array]  # keys and values of a layer
@@ -142,11 +141,8 @@ class CachedGPT(GPTLanguageModel):
 
         On a CPU that is float32: at 6/6/384 a token takes 2.4 ms in it and 2.8 ms in bfloat16.
         """
-        fields = dataclasses.fields(GPTLanguageModel)  # a quick one has more
-        names = [field.name for field in fields if field.name not in ("parent", "name")]
         stored = model.precision.storage
-        found = {name: getattr(model, name) for name in names}
-        return cls(**found | {"precision": Precision(stored, stored)})
+        return twin(cls, model, precision=Precision(stored, stored))
 
     def prepare(self, params: Any) -> Any:
         """Lay the weights of all heads (H, C, K) as (C, H, K), kernels in the compute dtype.

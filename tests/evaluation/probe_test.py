@@ -12,7 +12,9 @@ from gptjax.config.schema import Config, DataConfig, ModelConfig, TokenizerConfi
 from gptjax.data import tokenizers
 from gptjax.errors import UserError
 from gptjax.evaluation import embeddings, probe
-from gptjax.models.gpt import GPTLanguageModel
+from gptjax.models.gpt import GPTLanguageModel, twin
+from gptjax.models.gpt_fast import FastGPT
+from gptjax.models.precision import Precision
 
 TEXT = "so it is. it is so.\n"
 NAMES = "abi\nbia\n"
@@ -122,6 +124,8 @@ def test_attention_weights_are_the_softmax_of_the_scores(random_params):
     x = np.random.default_rng(1).integers(0, V, (B, T))
     params = random_params(model, x, std=1.0)
     wei = probe.attention_weights(model, params, x)
+    quick = twin(FastGPT, model, precision=Precision("bfloat16"))
+    np.testing.assert_array_equal(probe.attention_weights(quick, params, x), wei)
     assert wei.shape == (N, B, H, T, T) and wei.dtype == np.float32
     np.testing.assert_allclose(wei.sum(axis=-1), 1, rtol=1e-5)
     above = np.triu(np.ones((T, T), bool), 1)
