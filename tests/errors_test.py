@@ -45,7 +45,7 @@ def test_a_slip_of_the_fingers_is_understood_in_every_place(name, nearest):
     assert did_you_mean(f"--config.{name}", flags) == f" (did you mean --config.{nearest}?)"
 
 
-FAR = ["lr", "dtype", "remat", "device", "model.dtype", "train.lora"]
+FAR = ["lr", "dtype", "qqqq", "device", "model.dtype", "train.lora"]
 FAR += ["epochs", "vocab_size", "max_iters", "workers"]
 
 

@@ -68,6 +68,7 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
     # Config files are programs of the user, pip and git are run, and our own commands by name.
     assert set(runners) <= {
         "__main__.py",
+        "bench/startup.py",
         "config/files.py",
         "compare/__main__.py",
         "data/download.py",

@@ -80,7 +80,8 @@ def preview(
     T, n = len(ids), config.max_new_tokens
     idx = np.zeros((len(key_B), max(T + n, model.block_size)), np.int32)
     idx[:, :T] = ids
-    idx = jax.device_put(idx, jax.tree.leaves(params)[0].sharding)  # as each piece returns it
+    place = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    idx = jax.device_put(idx, place)  # as each piece returns it: another would compile again
     for begin, end in pieces(n, FIRST_TOKENS, ROOM):
         idx = append(model, params, idx, T + begin, T + end, key_B, config.temperature)
         jax.block_until_ready(idx)
