@@ -49,8 +49,8 @@ def test_the_header_is_that_of_the_run(exp, tmp_path, monkeypatch):
     lines = printed(lambda t: summary.first_page(exp, tmp_path, t, params, 0, []))
     lines = list(map(str.rstrip, lines))
     shown = [line for line in TRANSCRIPT.splitlines() if re.match(r"  [a-z]+ {2,}", line)]
-    assert len(shown) == 7
-    of_the_machine = ("device", "folder", "corpus")
+    assert len(shown) == 8
+    of_the_machine = ("device", "computed", "folder", "corpus")
     for line in shown:
         assert line.split()[0] in of_the_machine or line in lines
     (n_params,) = numbers(rf"of its {NUMBER} parameters")

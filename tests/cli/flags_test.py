@@ -165,15 +165,10 @@ CONFIG_MISTAKES = [
     (["--config=gpt", "--batch-size=32"], ["--batch-size", "did you mean --config.train.batch"]),
     (["--config=gpt", "--config.optim.lr=1"], ["(here it is --config.optim.learning_rate)"]),
     (["--config=gpt", "--device=cpu"], ["unknown flag --device (there is none: JAX"]),
-    (
-        ["--config=gpt", "--config.torch_compile=x"],
-        ["unknown field --config.torch_compile (there is none: "],
-    ),
+    (["--config=gpt", "--config.torch_compile=x"], ["--config.torch_compile (there is none: "]),
     (
         ["--config=gpt", "--gradient_checkpointing=1"],
-        [
-            "unknown flag --gradient_checkpointing (here it is --config.model.remat; train.accumulate"
-        ],
+        ["--gradient_checkpointing (here it is --config.model.remat: train.accumulate"],
     ),
     (["--config=gpt", "--config.model[0]=1"], ["--config.model[0]"]),
     (["--config=gpt", "--config.zzzz=1"], ["--config.zzzz", "--print_config"]),
