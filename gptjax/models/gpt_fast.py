@@ -45,7 +45,7 @@ class FastMultiHeadAttention(MultiHeadAttention):
         names = ("query", "key", "value")
         w_3xHxCxK = jnp.stack([kernels[name]["kernel"] for name in names])
         w_Cx3C = w_3xHxCxK.transpose(2, 0, 1, 3).reshape(C, -1)
-        qkv = self.precision.dense(x_BxTxC.reshape(B * T, C), w_Cx3C, (((1,), (0,)), ((), ())))
+        qkv = self.precision.dense(x_BxTxC.reshape(B * T, C), w_Cx3C)
         qkv = qkv.reshape(B, T, 3, self.num_heads, -1)
         out_BxTxHxK = self.attend(*qkv.transpose(2, 0, 3, 1, 4), train)
         out = self.proj(out_BxTxHxK.reshape(B * T, C))
@@ -125,7 +125,7 @@ class FastGPT(GPTLanguageModel):
         else:
             kernel_CxV, bias = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
         kernel = jnp.pad(kernel_CxV, ((0, 0), (0, padding)))
-        logits = self.precision.dense(x, kernel, (((1,), (0,)), ((), ())))[:, : self.vocab_size]
+        logits = self.precision.dense(x, kernel)[:, : self.vocab_size]
         return (logits + bias).reshape(*x_BxTxC.shape[:2], self.vocab_size)
 
 

@@ -19,10 +19,11 @@ class Precision:
     compute: str = "float32"
     storage: str = "float32"
 
-    def dense(self, x, kernel_CxF, dimension_numbers, precision=None, **_) -> jax.Array:
+    def dense(self, x, kernel_CxF, _=None, precision=None, **__) -> jax.Array:
         """x (..., C) times a kernel (C, F), float32: the ``dot_general`` of a ``nn.Dense``."""
         if self.compute == "float32":
-            return lax.dot_general(x, kernel_CxF, dimension_numbers, precision=precision)
+            axes = (((x.ndim - 1,), (0,)), ((), ()))
+            return lax.dot_general(x, kernel_CxF, axes, precision=precision)
         x_MxC = x.reshape(-1, x.shape[-1])
         return _dense(self, x_MxC, kernel_CxF).reshape(*x.shape[:-1], -1)
 

@@ -105,10 +105,10 @@ class Experiment:
         places = (self.placement.of_tree(self.abstract_state), self.placement.whole)
         return jax.jit(chunk, donate_argnums=0, out_shardings=places)
 
-    def compile_ahead(self) -> None:
+    def compile_ahead(self) -> Callable[..., tuple[TrainState, StepMetrics]]:
         """Compile ``train_chunk`` before there is a state, in a thread beside other work."""
         inputs = self.chunk_inputs(0, 1)
-        self.train_chunk.lower(self.abstract_state, *inputs, 1, self.dropout_key).compile()
+        return self.train_chunk.lower(self.abstract_state, *inputs, 1, self.dropout_key).compile()
 
     def chunk_inputs(self, first_step: int, n: int) -> tuple[Batch, jax.Array]:
         """Batches (K, A, B / A, T) and learning rates (K,) of n steps, on their devices.

@@ -67,7 +67,7 @@ def test_a_product_of_heads_has_the_gradients_of_both_sides():
 def test_what_is_stored_has_the_dtype_of_storage_and_float32_weights_keep_theirs():
     stored = Precision("bfloat16", "bfloat16")
     x, kernel = normal(M, C).astype(jnp.bfloat16), normal(C, F)
-    out, pull = jax.vjp(lambda x, w: stored.dense(x, w, (((1,), (0,)), ((), ()))), x, kernel)
+    out, pull = jax.vjp(lambda x, w: stored.dense(x, w), x, kernel)
     dx, dw = pull(jnp.ones((M, F), jnp.bfloat16))
     assert (out.dtype, dx.dtype, dw.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
 
@@ -76,7 +76,7 @@ def test_the_weight_gradient_is_one_product_on_any_platform():
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((64, C), (C, F))]
 
     def loss(x, w):
-        return HALF.dense(x, w, (((1,), (0,)), ((), ()))).sum()
+        return HALF.dense(x, w).sum()
 
     for platform in ("tpu", "cuda", "cpu"):
         lowered = jax.jit(jax.grad(loss, 1)).trace(*shapes).lower(lowering_platforms=(platform,))
