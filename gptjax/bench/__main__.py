@@ -112,8 +112,10 @@ def measure_train(args: Any, terminal: Terminal, say: Say) -> Report:
         names = "; ".join(map(str, train.WORKS))
         raise UserError(f"--only={args.only!r} is in the name of no work: {names}")
     with terminal.doing("the largest products"):
-        found = {dtype: peaks.find(dtype, args.peers) for dtype in peaks.DTYPES}
+        found = {dtype: peaks.find(dtype, args.peers) for dtype in peaks.dtypes()}
     peak = {dtype: peak["flops_per_second"] for dtype, peak in found.items()}
+    if "bfloat16" not in found:
+        say("bfloat16 is left out: this device is not quick in it")
     for dtype, peak_of in found.items():
         flops = peak_of["flops_per_second"]
         say(f"peak {dtype}: {f'{flops / 1e9:,.0f} GFLOP/s, ' if flops else ''}{peak_of['source']}")

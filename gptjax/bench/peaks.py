@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gptjax.runtime import fast_paths
+
 # TFLOP/s of one JAX device (of TPU v2 and v3: half a chip) by a part of its ``device_kind``, the
 # first that fits: float32 and bfloat16. float32 is what JAX's default precision makes of it:
 # bfloat16 products on a TPU, TensorFloat-32 on a GPU that has it; a T4 has neither.
@@ -35,6 +37,12 @@ KNOWN = {
 DTYPES = ("float32", "bfloat16")
 SIZES = (512, 1024, 2048)  # of the square products that are tried on a CPU
 TRIES = 5
+
+
+def dtypes() -> tuple[str, ...]:
+    """What is worth measuring here: of a CPU without bfloat16, PyTorch takes 100 times as long."""
+    has = fast_paths.has_bfloat16(jax.devices()[0], fast_paths.LEAST_EMBD)
+    return DTYPES if has else DTYPES[:1]
 
 
 def known(kind: str, dtype: str) -> float | None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gptjax.bench import startup, turns
+from gptjax.bench import peaks, startup, turns
 from gptjax.bench.turns import Told, no_one
 from gptjax.config.schema import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data.batching import Batch, get_batches
@@ -109,8 +109,8 @@ def having(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def modes(config: Config) -> dict[str, Config]:
-    """The config in each of ``MODES``, by dtype, float32 first."""
-    found = {dtype: having(config, fields) for dtype, fields in MODES.items()}
+    """The config in each of ``MODES`` that the device is quick in, by dtype, float32 first."""
+    found = {dtype: having(config, MODES[dtype]) for dtype in peaks.dtypes()}
     return {d: c for d, c in found.items() if d == "float32" or c != found["float32"]}
 
 
@@ -203,7 +203,7 @@ def _twins(work: Work, ours: Ours, told: Told, note: Callable) -> dict[str, Any]
         _require_equal(work, ours.loss(batch), loop.loss(*contexts(exp.model, batch)))
         return found
     what = (work.config, params, exp.splits["train"].tokens, exp.tokenizer.vocab_size)
-    for name, make in twin.gpt_loops(*what):
+    for name, make in twin.gpt_loops(peaks.dtypes(), *what):
         told(f"preparing {name}", 0, 1)
         try:
             loop = make()
@@ -260,13 +260,13 @@ def measure(
     work: Work,
     repeats: int,
     with_peers: bool = False,
-    peaks: Mapping[str, float | None] | None = None,
+    peak_of: Mapping[str, float | None] | None = None,
     told: Told = no_one,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """A line for each contender, ours first: ms per step and what follows from it.
 
-    ``peaks``: FLOP/s by dtype. ``times_as_fast``: our speed over each peer's.
+    ``peak_of``: FLOP/s by dtype. ``times_as_fast``: our speed over each peer's.
     """
     loops, calls = contenders(work, with_peers, told, note), {}
     for who, loop in loops.items():
@@ -279,7 +279,7 @@ def measure(
     for who, taken in seconds.items():
         ms, dtype, loop = turns.spread(taken, 1e-3), who.rpartition(" ")[2], loops[who]
         speed = 1000 * tokens / ms["median"]
-        peak, flops_per_second = (peaks or {}).get(dtype), flops * speed or None
+        peak, flops_per_second = (peak_of or {}).get(dtype), flops * speed or None
         line = {
             "work": str(work),
             "who": who,

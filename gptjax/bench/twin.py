@@ -6,7 +6,7 @@ imported only when peers are asked for, as PyTorch is no requirement of gptjax.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +210,11 @@ def _ids(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.int64)).to(DEVICE)
 
 
-def gpt_loops(*what: Any) -> Iterator[tuple[str, Callable[[], GPTLoop]]]:
-    """The four ways to train a GPT: name, whose last word is the dtype, and what makes the loop."""
+def gpt_loops(dtypes: Sequence[str], *what: Any) -> Iterator[tuple[str, Callable[[], GPTLoop]]]:
+    """Two ways to train a GPT in each dtype: name, which ends in it, and what makes the loop."""
     torch.compiler.reset()  # it compiles only so many models, and then none
     for way in ("eager", "compiled"):
-        for dtype in ("float32", "bfloat16"):
+        for dtype in dtypes:
             make = functools.partial(GPTLoop, *what, dtype, compiled=way == "compiled")
             yield f"PyTorch {way} {dtype}", make
 

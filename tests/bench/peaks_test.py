@@ -3,6 +3,9 @@
 import pytest
 
 from gptjax.bench import peaks
+from gptjax.runtime import fast_paths
+
+dtypes = peaks.dtypes  # conftest.py puts another in its place
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,9 @@ def test_a_cpus_peak_is_its_largest_product(monkeypatch):
     monkeypatch.setattr(peaks, "_best", lambda call: (call(), next(seconds))[1])
     found = peaks.find("bfloat16", with_peers=False)
     assert found["flops_per_second"] == 2 * 16**3 / 2e-6 and "16²" in found["source"]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_measured_where_a_device_is_quick_in_it(monkeypatch, has):
+    monkeypatch.setattr(fast_paths, "has_bfloat16", lambda device, n_embd: has)
+    assert dtypes() == (("float32", "bfloat16") if has else ("float32",))

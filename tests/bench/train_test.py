@@ -52,7 +52,7 @@ def test_figures_follow_from_the_median_of_the_steps(monkeypatch):
         "PyTorch eager float32": Timed([9, 0.4, 0.5, 0.4]),  # 2, 1 and 4 times
     }
     peaks = {"float32": 1e9}
-    ours, theirs = measure(monkeypatch, TINY, loops, peaks=peaks)
+    ours, theirs = measure(monkeypatch, TINY, loops, peak_of=peaks)
     assert loops["gptjax float32"].ran == [7] * 4
     ms = {name: pytest.approx(x) for name, x in (("median", 200), ("fastest", 100))}
     assert ours["ms_per_step"] == ms | {"slowest": pytest.approx(500)}
