@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# A SLURM of one node for the length of a command, all its files in a temporary folder:
+# A SLURM of one node for the length of a command, all its files in a temporary folder; as root:
 #
 #     apt-get install -y --no-install-recommends slurm-wlm munge
-#     bash tests/slurm_local.sh srun --ntasks=2 hostname
+#     bash tests/slurm.sh                               # checks launch/slurm.sbatch: tests/on_slurm.py
+#     bash tests/slurm.sh srun --ntasks=2 hostname      # or any other command
 #
-# As root. CPUS=4 is how many CPUs the node claims to have; SLURM_CONF is set for the command.
+# CPUS=4 is how many CPUs the node claims to have; PYTHON=... the Python that has gptjax's packages.
 set -euo pipefail
 for program in munged slurmctld slurmd; do
   command -v "$program" >/dev/null || {
-    echo "tests/slurm_local.sh: no $program: apt-get install -y --no-install-recommends slurm-wlm munge" >&2
+    echo "tests/slurm.sh: no $program: apt-get install -y --no-install-recommends slurm-wlm munge" >&2
     exit 2
   }
 done
-[ "$(id -u)" = 0 ] || { echo "tests/slurm_local.sh: run it as root" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "tests/slurm.sh: run it as root" >&2; exit 2; }
+
+[ $# -gt 0 ] || set -- "${PYTHON:-python3}" "$(dirname "$0")/on_slurm.py"
 
 dir=$(mktemp -d) host=$(hostname -s) pids=()
 end() {
@@ -70,6 +73,6 @@ for _ in $(seq 60); do
   fi
   sleep 0.5
 done
-echo "tests/slurm_local.sh: SLURM does not start:" >&2
+echo "tests/slurm.sh: SLURM does not start:" >&2
 tail -n 20 "$dir"/*.log "$dir"/*.err "$dir/munge/log" >&2
 exit 1
