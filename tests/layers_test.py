@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
 # models/ has the most files: each model, and beside the GPT what makes it quick.
-MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 12, 12_200
+MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 12, 12_900
 
 # From the highest to the lowest; a file beside the wings has its own name here.
 WINGS = ["commands", "compare", "bench", "training", "evaluation", "checkpoints", "generation"]

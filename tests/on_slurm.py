@@ -41,7 +41,13 @@ def fact(job, name):
 def wait(job, folder, seconds=300):
     """The state in which a job ends; a progress line every 10 s."""
     for tick in range(seconds * 2):
-        if (state := fact(job, "JobState")) not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"):
+        if (state := fact(job, "JobState")) not in (
+            "PENDING",
+            "CONFIGURING",
+            "RUNNING",
+            "COMPLETING",
+            "REQUEUED",
+        ):
             return state
         if tick % 20 == 19:
             print(f"  job {job} is {state.lower()}, step {last_step(folder)}", flush=True)
