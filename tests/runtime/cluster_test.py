@@ -99,6 +99,21 @@ def test_a_mistake_of_one_ends_all_with_its_line_and_code(who):
         assert f"process {who} of 3 (" in line or index == who
 
 
+def test_processes_that_were_all_stopped_for_a_while_go_on():
+    """As `scontrol suspend` does it: nobody is to blame for the silence."""
+    run = Run(2, "wait", "--heartbeat_seconds=1")
+    for kind, seconds in ((0, 0), (signal.SIGSTOP, 3), (signal.SIGCONT, 2)):
+        if kind:
+            for process in run.processes:
+                os.kill(process.pid, kind)
+        else:
+            assert [process.stderr.readline() for process in run.processes] == ["met\n"] * 2
+        time.sleep(seconds)
+    assert [process.poll() for process in run.processes] == [None, None]
+    run.processes[0].kill()
+    assert [code for code, _, _ in run.ends(but=0)] == [75]
+
+
 def test_an_exit_code_that_all_come_to_is_no_loss():
     assert Run(3, "stop").ends() == [(75, "", "met\n")] * 3
 
