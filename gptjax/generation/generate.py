@@ -62,8 +62,10 @@ def append(model, params, idx, begin, end, key_B, temperature) -> jax.Array:
 
 
 @functools.cache
-def _append_at(place: jax.sharding.Sharding) -> Callable[..., jax.Array]:
-    """``append``, the result of which lies on every device, also where it is cut over a mesh."""
+def _append_at(place: jax.sharding.Sharding | None) -> Callable[..., jax.Array]:
+    """``append``; beside parameters that a mesh cuts, its result is whole on each device."""
+    if place is None or len(place.device_set) == 1:
+        return append
     return jax.jit(append, static_argnums=0, donate_argnums=2, out_shardings=place)
 
 
