@@ -206,6 +206,12 @@ def _step_lines(report: Report) -> list[str]:
             f"  links       {calls:,.0f} {kind}{'s' * (calls > 1)} of {amount(size)} in all: "
             f"{amount(sent)} sent by a device"
         )
+    parts, params = report.exp.config.train.accumulate, train.memory["parameters"]
+    summed = train.traffic.collectives.get("all-reduce", (0, 0.0, 0.0))[1]
+    if parts > 1 and summed > 1.5 * params:
+        lines.append(
+            f"              gradients are summed over the devices in each of {parts} parts"
+        )
     if unknown := train.traffic.unknown_loops:
         lines.append(f"  {unknown} loops of a length that the program does not say: counted once")
     if limits := report.limits():
