@@ -58,6 +58,26 @@ def replay_lines(config: Config, workdir: Path, step: int) -> Iterator[str]:
     yield from nonfinite.lines(found)
 
 
+def show_sharding(config: Config) -> None:
+    """Print what of each parameter a device has, and draw the largest; nothing is made."""
+    with Terminal(sys.stderr) as terminal, terminal.doing("reading the corpus"):
+        import jax
+
+        from gptjax.monitoring import param_table
+        from gptjax.runtime import devices
+        from gptjax.training import experiment
+
+        exp = experiment.build(config)
+        params, needs = exp.abstract_state.params, exp.memory_needs()
+    mesh = ", ".join(f"{axis} {size}" for axis, size in exp.placement.mesh.shape.items())
+    print(f"{devices.device_line()}: {mesh}; a batch in {exp.placement.row_parts} parts")
+    print("\n".join(param_table.sharding_lines(params)))
+    print("bytes of each device: " + ", ".join(f"{what} {n:,}" for what, n in needs.items()))
+    path, leaf = param_table.largest_matrix(params)
+    print(f"{path} {leaf.shape}, by device:")
+    jax.debug.visualize_sharding(leaf.shape, leaf.sharding)
+
+
 def fit(config: Config, workdir: Path, terminal: Terminal, overridden: list[str]) -> None:
     """``trainer.fit``, after saying what is trained; ``overridden``: fields set beside the file."""
     terminal.title(config.title)
@@ -110,10 +130,15 @@ def saved_config(workdir: str) -> Config:
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
     workdir = folder(args.config, args.workdir)
-    if args.show_batch and args.replay_step is not None:
-        raise UserError("--show_batch and --replay_step are two questions: ask one at a time")
+    asked = {"show_batch": args.show_batch, "show_sharding": args.show_sharding}
+    asked = [name for name, on in asked.items() if on]
+    asked += ["replay_step"] * (args.replay_step is not None)
+    if asked[1:]:
+        raise UserError(f"--{asked[0]} and --{asked[1]} are two questions: ask one at a time")
     if args.show_batch:
         print("\n".join(batch_lines(args.config)))
+    elif args.show_sharding:
+        show_sharding(args.config)
     elif args.replay_step is not None:
         print("\n".join(replay_lines(args.config, workdir, args.replay_step)))
     else:
@@ -130,6 +155,7 @@ FLAGS = [
     cli.Flag("workdir", "", "folder of the run; runs/<name> when empty"),
     cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
     cli.Flag("show_batch", False, "print page 3's contexts and targets of one row, and end"),
+    cli.Flag("show_sharding", False, "print which device has what of each parameter, and end"),
 ]
 
 if __name__ == "__main__":

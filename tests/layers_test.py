@@ -9,14 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
 # models/ has the most files: each model, and beside the GPT what makes it quick.
-MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 12, 13_500
+MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 12, 15_000
 
 # From the highest to the lowest; a file beside the wings has its own name here.
 WINGS = ["commands", "aot", "compare", "bench", "training", "evaluation", "checkpoints"]
 WINGS += ["generation", "models", "data", "monitoring", "cli", "runtime", "config", "errors"]
 
 # Maths: functions and frozen dataclasses, without files, clocks, prints or flags.
-PURE = {"errors", "runtime.sharding", "data.batching", "data.dataset", "data.splits"}
+PURE = {"errors", "runtime.mesh_rules", "data.batching", "data.dataset", "data.splits"}
 PURE |= {"data.tokenizers", "generation.decode", "generation.generate", "generation.sampling"}
 PURE |= {"generation.stopping", "evaluation.count_models", "evaluation.embeddings"}
 PURE |= {"evaluation.flops", "evaluation.loss_eval", "evaluation.memorization"}

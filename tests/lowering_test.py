@@ -21,7 +21,7 @@ from gptjax.generation import decode
 from gptjax.generation.generate import generate
 from gptjax.generation.sampling import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
 from gptjax.models.gpt_cached import CachedGPT
-from gptjax.runtime.sharding import Placement, make_mesh
+from gptjax.runtime.mesh_rules import Placement, make_mesh
 from gptjax.training import optimizer
 from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import init_state
@@ -37,7 +37,7 @@ def lecture():
     """The lecture's model and update rule as an experiment, the shapes of its state, a key's."""
     config = from_dict(files.load("configs/gpt.py:lecture"))
     model, tx = models.build(config.model, V), optimizer.build(config.optim)
-    place = Placement(make_mesh(jax.devices()[:1]))
+    place = Placement(make_mesh(devices=jax.devices()[:1]))
     exp = Experiment(config, None, None, model, tx, {}, place, loss_eval.Evaluator(model, B, K))
     state = jax.eval_shape(functools.partial(init_state, model, tx, 0))
     n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))

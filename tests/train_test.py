@@ -204,6 +204,18 @@ def test_show_batch_prints_every_context_and_target_of_the_real_data(text, capsy
         assert grown == [*json.loads(context), int(target)]
 
 
+def test_show_sharding_prints_every_parameter_and_what_a_device_has_of_it(text, capsys):
+    flags = [f"--config={ROOT / 'configs/bigram.py'}", "--show_sharding", *small(text)]
+    assert call(train, *flags, "--config.model.kind=mlp", "--config.model.n_layer=1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("data 1, fsdp 1, tensor 1; a batch in 1 parts") for line in lines)
+    rows = {line.split()[0]: line.split() for line in lines if "  " in line and "/" in line}
+    hidden = rows["hidden_0/kernel"]
+    n_in, n_out = map(int, hidden[1].split("×"))
+    assert hidden[2:] == ["fsdp,", "tensor", f"{4 * n_in * n_out:,}"]
+    assert any("CPU 0" in line for line in lines)  # the drawing
+
+
 def test_a_changed_corpus_is_refused(text, tmp_path, capsys):
     copy = tmp_path / "copy.txt"
     copy.write_bytes(text.read_bytes())

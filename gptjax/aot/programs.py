@@ -30,7 +30,7 @@ from gptjax.evaluation.flops import product_flops
 from gptjax.generation import decode
 from gptjax.generation.sampling import Chain, Temperature
 from gptjax.runtime import fast_paths
-from gptjax.runtime.sharding import Placement, check_divisible, make_mesh
+from gptjax.runtime.mesh_rules import Placement, check_divisible, make_mesh, shard_shape
 from gptjax.training import optimizer
 from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import init_state, nats_of
@@ -79,17 +79,17 @@ def experiment_of(config: Config, vocab_size: int, target: Target) -> Experiment
     """The experiment of a config on a target, without a corpus; UserError: it does not divide."""
     how = fast_paths.resolve(config.model, target.like)
     model = models.build(how, vocab_size)
-    placement = Placement(make_mesh(target.devices))
+    placement = Placement(make_mesh(config.mesh, target.devices), config.mesh.uneven)
     train = config.train
-    check_divisible(train.batch_size, train.accumulate, placement.mesh)
+    check_divisible(train.batch_size, train.accumulate, placement.row_parts)
     config = dataclasses.replace(config, model=how)
     on_cpu = target.like.platform == "cpu"
     evaluator = loss_eval.Evaluator(
         model,
         train.batch_size,
         train.eval_iters,
-        n_devices=placement.mesh.size,
-        call_flops=loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
+        placement,
+        loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
     )
     tx = optimizer.build(config.optim)
     return Experiment(config, None, None, model, tx, {}, placement, evaluator)
@@ -102,7 +102,8 @@ def row_length(exp: Experiment) -> int:
 
 def program(exp: Experiment, what: str) -> Program:
     """One of ``NAMES``, traced; nothing is computed."""
-    return {"train": _train, "evaluation": _evaluation, "decode": _decode}[what](exp)
+    with exp.placement.shown():
+        return {"train": _train, "evaluation": _evaluation, "decode": _decode}[what](exp)
 
 
 def _train(exp: Experiment) -> Program:
@@ -111,7 +112,9 @@ def _train(exp: Experiment) -> Program:
     batches = _batches(exp, 1, *part)
     rates, n = _shaped((1,), FLOAT, whole), _shaped((), INT, whole)
     key = jax.eval_shape(lambda: exp.dropout_key).update(sharding=whole)
-    traced = exp.train_chunk.trace(state, batches, rates, n, key)
+    traced = getattr(exp.train_chunk, "jitted", exp.train_chunk).trace(
+        state, batches, rates, n, key
+    )
     held = {"parameters": _on_a_device(state.params), "optimizer": _on_a_device(state.opt_state)}
     # While the steps of one chunk run, the batches of the next wait.
     held["batches"] = 2 * train.chunk_steps * _on_a_device(batches)
@@ -231,7 +234,7 @@ def _shaped(shape: tuple[int, ...], kind: Any, place: Any) -> jax.ShapeDtypeStru
 def _on_a_device(tree: Any) -> int:
     """Bytes that each device has of a tree of arrays with their shardings."""
     leaves = jax.tree.leaves(tree)
-    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in leaves)
+    return sum(math.prod(shard_shape(a)) * a.dtype.itemsize for a in leaves)
 
 
 def _size(leaf: Any) -> int:

@@ -94,12 +94,14 @@ def make(
 
 def _step(exp: Experiment, train: Compiled, T: int) -> Step:
     c, memory, n = exp.config.train, train.memory, exp.placement.mesh.size
-    rows = max(1, c.batch_size // c.accumulate // n)
+    rows = max(1, c.batch_size // c.accumulate // exp.placement.row_parts)
     fast = isinstance(exp.model, FastGPT)
     saved = {
         remat: programs.saved_bytes(exp.model.clone(remat=remat) if fast else exp.model, rows, T)
         for remat in (False, True)
     }
+    # A block's values are there while they are computed again.
+    saved[True] += max(0, saved[False] - saved[True]) // getattr(exp.model, "n_layer", 1)
     temporary = train.total - memory["parameters"] - memory["optimizer"] - memory["batches"]
     return Step(
         flops=train.flops / n,
@@ -114,7 +116,8 @@ def _step(exp: Experiment, train: Compiled, T: int) -> Step:
         remat=exp.model.remat if fast else None,
         parts=c.accumulate,
         rows=rows,
-        copies=dict(exp.placement.mesh.shape).get("data", 1),
+        copies=exp.placement.mesh.shape["data"],
+        fsdp=exp.placement.mesh.shape["fsdp"],
     )
 
 
@@ -138,7 +141,7 @@ def page(report: Report) -> list[str]:
         f"  mesh        {mesh}",
         f"  a step      {report.tokens:,} tokens: {train.batch_size:,} rows in "
         f"{train.accumulate} part{'s' * (train.accumulate > 1)}, "
-        f"{rows / report.n_devices:.4g} rows of a part a device",
+        f"{rows // exp.placement.row_parts} rows of a part a device",
     ]
     if how := fast_paths.line(exp.config.model):
         lines.append(f"  computed    {how}")

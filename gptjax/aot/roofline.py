@@ -53,7 +53,8 @@ class Step:
 
     Bytes: ``params`` and ``optimizer`` as they are split; ``saved``: kept by the forward pass of a
     part for the backward pass, with and without ``remat``. ``parts``: of a batch, one after the
-    other; ``rows``: of a part on this device; ``copies``: devices that hold the same parameters.
+    other; ``rows``: of a part on this device; ``copies``: devices that hold the same parameters,
+    ``fsdp`` those that share them.
     """
 
     flops: float
@@ -69,6 +70,7 @@ class Step:
     parts: int
     rows: int
     copies: int
+    fsdp: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ def changes(step: Step, chip: Chip, dtype: str, accumulate: int) -> list[Change]
     if (n := step.copies) > 1:
         spared = (2 * step.params + step.optimizer) * (1 - 1 / n)
         # Parameters are gathered forward and backward, gradients are summed to their places.
-        links = 3 * step.parts * step.params * (1 - 1 / n) - step.link_bytes
-        found.append(change(f"mesh.fsdp={n}", -spared, links=links))
+        gathered = step.params * step.fsdp * (1 - 1 / (n * step.fsdp))
+        links = 3 * step.parts * gathered - step.link_bytes
+        found.append(change(f"mesh.fsdp={n * step.fsdp}", -spared, links=links))
     return found

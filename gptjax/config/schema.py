@@ -221,6 +221,26 @@ class OptimConfig(Part, group="optim."):
     clip_norm: float = field(1.0, "largest norm of all gradients together; 0 is off")
 
 
+class MeshConfig(Part, group="mesh."):
+    """How a run is spread over devices; whatever it is, the same is computed."""
+
+    data: int = field(
+        -1, "devices, or groups of them, among which rows are dealt out; -1: all", Range(-1, 2**20)
+    )
+    fsdp: int = field(1, "devices that share rows and parameters", SIZE)
+    tensor: int = field(1, "devices that share heads and hidden units", SIZE)
+    uneven: str = field(
+        "refuse",
+        "parameters that cannot be cut equally: refuse, or whole (on each device)",
+        ("refuse", "whole"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.data:
+            raise self.mistake("data", " must be 1 or more, or -1 for what the others leave")
+
+
 class CheckpointConfig(Part, group="checkpoint."):
     """When a run is saved, and how much of its past is kept."""
 
@@ -253,6 +273,7 @@ class Config(Part):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sample: SampleConfig = SampleConfig()
     expected: dict = dataclasses.field(

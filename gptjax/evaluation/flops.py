@@ -41,6 +41,8 @@ def product_flops(jaxpr: Any) -> int:
             total += max(product_flops(branch.jaxpr) for branch in equation.params["branches"])
             continue
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "shard_map":  # in it stands what one device does
+            times = equation.params["mesh"].size
         for value in jax.tree.leaves(list(equation.params.values())):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):

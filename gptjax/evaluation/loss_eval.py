@@ -22,6 +22,7 @@ from gptjax.data.dataset import Split
 from gptjax.errors import UserError
 from gptjax.evaluation.flops import forward_flops_per_token
 from gptjax.models.loss import cross_entropy, token_nats
+from gptjax.runtime.mesh_rules import Placement
 from gptjax.runtime.pace import Busy
 
 # Of one call: half a second of two CPU cores. Whoever runs it sees to signals in between.
@@ -69,15 +70,15 @@ class Scores(NamedTuple):
 class Evaluator:
     """A model, asked about up to ``n_batches`` of ``batch_size`` rows per call.
 
-    ``put`` places them on ``n_devices``. A call of more than ``call_flops`` is done in parts: of
-    fewer batches, or of batches with fewer rows. That depends on sizes alone and not on a clock.
+    ``placement`` deals the rows out to its devices; None: the default one. A call of more than
+    ``call_flops`` is done in parts: of fewer batches, or of batches with fewer rows. That depends
+    on sizes alone and not on a clock.
     """
 
     model: nn.Module
     batch_size: int = 16
     n_batches: int = 1
-    put: Callable[[Batch], Batch] = jax.device_put
-    n_devices: int = 1
+    placement: Placement | None = None
     call_flops: float = CALL_FLOPS
 
     @functools.cached_property
@@ -88,7 +89,8 @@ class Evaluator:
     def call_shape(self, T: int) -> tuple[int, int]:
         """How many batches of how many rows of T tokens a call has."""
         B, row_flops = self.batch_size, T * self._flops_per_token
-        fit = [n for n in range(self.n_devices, B + 1, self.n_devices) if B % n == 0]
+        parts = self.placement.row_parts if self.placement else 1
+        fit = [n for n in range(parts, B + 1, parts) if B % n == 0]
         rows = max((n for n in fit if n * row_flops <= self.call_flops), default=fit[0])
         n = int(self.call_flops / (rows * row_flops))
         return max(1, min(n, self.n_batches * B // rows)), rows
@@ -137,7 +139,7 @@ class Evaluator:
         found, done = [], 0
         n, rows = self.call_shape(split.lookback + split.window)
         for batches in whole_split(split, min(rows, split.n_rows), n):
-            seen = jax.device_get(forward(self.model, token_scores, params, self.put(batches)))
+            seen = self._seen(token_scores, params, batches)
             found.append([part[batches.w > 0] for part in (batches.y, *seen)])
             done += len(found[-1][0])
             if busy:
@@ -155,8 +157,14 @@ class Evaluator:
 
     def _ask(self, params: Any, batches: Batch) -> np.ndarray:
         """The sum of nats of each row of K batches, (K, B) float64."""
-        nats = jax.device_get(forward(self.model, row_sums, params, self.put(batches)))
-        return nats.astype(np.float64)
+        return self._seen(row_sums, params, batches).astype(np.float64)
+
+    def _seen(self, what: Callable, params: Any, batches: Batch) -> Any:
+        """``forward`` on the devices of ``placement``, its results on the host."""
+        if not (place := self.placement):
+            return jax.device_get(forward(self.model, what, params, batches))
+        with place.shown():
+            return place.fetch(forward(self.model, what, params, place.put_batch(batches)))
 
 
 def probabilities(

@@ -23,6 +23,7 @@ from gptjax.generation import decode
 from gptjax.generation.decode import ROOM
 from gptjax.generation.sampling import Chain, Temperature, draw
 from gptjax.generation.stopping import RowText, Sample
+from gptjax.runtime.mesh_rules import whole_beside
 from gptjax.runtime.pace import Busy, pieces
 
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
@@ -60,6 +61,12 @@ def append(model, params, idx, begin, end, key_B, temperature) -> jax.Array:
     return jax.lax.fori_loop(begin, end, one, idx)
 
 
+@functools.cache
+def _append_at(place: jax.sharding.Sharding) -> Callable[..., jax.Array]:
+    """``append``, the result of which lies on every device, also where it is cut over a mesh."""
+    return jax.jit(append, static_argnums=0, donate_argnums=2, out_shardings=place)
+
+
 def preview(
     model: nn.Module,
     params: Any,
@@ -80,10 +87,10 @@ def preview(
     T, n = len(ids), config.max_new_tokens
     idx = np.zeros((len(key_B), max(T + n, model.block_size)), np.int32)
     idx[:, :T] = ids
-    place = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    place = whole_beside(params)
     idx = jax.device_put(idx, place)  # as each piece returns it: another would compile again
     for begin, end in pieces(n, FIRST_TOKENS, ROOM):
-        idx = append(model, params, idx, T + begin, T + end, key_B, config.temperature)
+        idx = _append_at(place)(model, params, idx, T + begin, T + end, key_B, config.temperature)
         jax.block_until_ready(idx)
         if busy:
             busy(end, n)

@@ -48,20 +48,25 @@ def drop(x: jax.Array, rate: float, key: jax.Array, place: jax.Array) -> jax.Arr
     return jnp.where(keeps(key, rate, place), x / (1 - rate), 0) if rate else x
 
 
-def _places(shape: tuple[int, int, int], T: int, t_axis: int, t: int, s: int) -> jax.Array:
-    """The number of each (g, t, s) of a tile that begins at (t, s) of the (G, T, T) square."""
-    g, one, two = (lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(3))
+def _places(g_G: jax.Array, tile: jax.Array, T: int, t_axis: int, t: int, s: int) -> jax.Array:
+    """The number of each (g, t, s) of a tile (G, ., .) at (t, s) of all (T, T) squares."""
+    one, two = (lax.broadcasted_iota(jnp.uint32, tile.shape, axis) for axis in (1, 2))
     row, column = (one, two) if t_axis == 1 else (two, one)
+    g = g_G[:, None, None]
     return (g * np.uint32(T) + row + np.uint32(t)) * np.uint32(T) + column + np.uint32(s)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def attend(precision: Precision, rate: float, q_GxTxK, k_GxTxK, v_GxTxK, key) -> jax.Array:
-    """softmax(q kᵀ / sqrt(K), causal), dropped out at ``rate`` by ``key``, times v: (G, T, K)."""
-    return _forward(precision, rate, q_GxTxK, k_GxTxK, v_GxTxK, key)[0]
+def attend(precision: Precision, rate: float, q_GxTxK, k_GxTxK, v_GxTxK, key, g_G) -> jax.Array:
+    """softmax(q kᵀ / sqrt(K), causal), dropped out at ``rate`` by ``key``, times v: (G, T, K).
+
+    ``g_G`` numbers the squares (uint32), of which another device may have others: what is dropped
+    out depends on the number.
+    """
+    return _forward(precision, rate, q_GxTxK, k_GxTxK, v_GxTxK, key, g_G)[0]
 
 
-def _forward(precision, rate, q, k, v, key):
+def _forward(precision, rate, q, k, v, key, g_G):
     T, K = q.shape[1:]
     like, outs, log_sums = jnp.zeros((), q.dtype), [], []
     q = precision.read(q.astype(jnp.float32) * K**-0.5)
@@ -73,15 +78,15 @@ def _forward(precision, rate, q, k, v, key):
         most_GxRx1 = scores_GxRxS.max(axis=2, keepdims=True)
         p_GxRxS = jnp.exp(scores_GxRxS - most_GxRx1)
         sum_GxRx1 = p_GxRxS.sum(axis=2, keepdims=True)
-        p_GxRxS = drop(p_GxRxS, rate, key, _places(p_GxRxS.shape, T, 1, begin, 0))
+        p_GxRxS = drop(p_GxRxS, rate, key, _places(g_G, p_GxRxS, T, 1, begin, 0))
         outs.append(dot(precision, p_GxRxS, v[:, :end], ((2,), (1,)), EACH) / sum_GxRx1)
         log_sums.append(most_GxRx1 + jnp.log(sum_GxRx1))
     out = precision.store(jnp.concatenate(outs, axis=1))
-    return out, (q, k, v, out, jnp.concatenate(log_sums, axis=1), key, like)
+    return out, (q, k, v, out, jnp.concatenate(log_sums, axis=1), key, g_G, like)
 
 
 def _backward(precision, rate, kept, g):
-    q, k, v, out, log_sum_GxTx1, key, like = kept
+    q, k, v, out, log_sum_GxTx1, key, g_G, like = kept
     T, K = q.shape[1:]
     # All of it is transposed, keys by queries: XLA's CPU products are slow where the left side is.
     log_sum_Gx1xT = log_sum_GxTx1.swapaxes(1, 2)
@@ -93,7 +98,7 @@ def _backward(precision, rate, kept, g):
         scores_GxRxT = dot(precision, k[:, keys], q[:, rows], ((2,), (2,)), EACH)
         causal_RxT = np.arange(begin, end)[:, None] <= np.arange(begin, T)
         p_GxRxT = jnp.where(causal_RxT, jnp.exp(scores_GxRxT - log_sum_Gx1xT[:, :, rows]), 0)
-        place = _places(p_GxRxT.shape, T, 2, begin, begin)
+        place = _places(g_G, p_GxRxT, T, 2, begin, begin)
         dropped = drop(p_GxRxT, rate, key, place)
         dv.append(dot(precision, dropped, g[:, rows], ((2,), (1,)), EACH))
         dp_GxRxT = dot(precision, v[:, keys], g[:, rows], ((2,), (2,)), EACH)
@@ -104,7 +109,7 @@ def _backward(precision, rate, kept, g):
         dq_GxKxT = part if dq_GxKxT is None else dq_GxKxT.at[:, :, rows].add(part)
     dq = dq_GxKxT.swapaxes(1, 2) * K**-0.5
     dk, dv = jnp.concatenate(dk, axis=1), jnp.concatenate(dv, axis=1)
-    return *(d.astype(like.dtype) for d in (dq, dk, dv)), None
+    return *(d.astype(like.dtype) for d in (dq, dk, dv)), None, None
 
 
 attend.defvjp(_forward, _backward)

@@ -4,12 +4,15 @@ In, out and parameters are those of gpt.py, from which each class inherits. Logi
 rounding; dropout falls on other places. B, T, C, H, K, V as in gpt.py.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from gptjax.models import block_attention
 from gptjax.models.gpt import (
@@ -19,6 +22,7 @@ from gptjax.models.gpt import (
     GPTLanguageModel,
     MultiHeadAttention,
 )
+from gptjax.runtime.mesh_rules import ROWS
 
 
 def dropout(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
@@ -32,6 +36,30 @@ def dropout(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
 def key_words(module: nn.Module) -> jax.Array:
     """The key of a module's dropout as two uint32."""
     return jax.random.key_data(module.make_rng("dropout"))[:2]
+
+
+def rows_apart(x_BxTxC: jax.Array) -> jax.Array:
+    """The residual stream on a mesh: each device has all of its rows, and of no others."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x_BxTxC
+    return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(ROWS))
+
+
+def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
+    """``attend`` of heads (B, H, ...), on a mesh by each device of its own rows and heads.
+
+    No product is between rows or heads, so there is nothing to send; and a device's own kernel
+    cannot be cut by the compiler. What has one axis, a key, is everybody's. (B, T, H, K) comes out.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return attend(*arrays)
+    B, H = arrays[0].shape[:2]  # what cannot be dealt out is done by all
+    rows = None if B % (mesh.shape[ROWS[0]] * mesh.shape[ROWS[1]]) else ROWS
+    heads = None if H % mesh.shape["tensor"] else "tensor"
+    cut = tuple(PartitionSpec(rows, heads) if x.ndim > 1 else PartitionSpec() for x in arrays)
+    out = PartitionSpec(rows, None, heads)
+    return jax.shard_map(attend, in_specs=cut, out_specs=out, check_vma=False)(*arrays)
 
 
 class FastMultiHeadAttention(MultiHeadAttention):
@@ -53,12 +81,17 @@ class FastMultiHeadAttention(MultiHeadAttention):
 
     def attend(self, q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, train: bool) -> jax.Array:
         """What each head gathers, (B, T, H, K)."""
-        B, H, T, K = q_BxHxTxK.shape
+        B, H = q_BxHxTxK.shape[:2]
         rate = self.dropout if train else 0.0
         key = key_words(self) if rate else jnp.zeros(2, jnp.uint32)
-        heads = (x.reshape(B * H, T, K) for x in (q_BxHxTxK, k_BxHxTxK, v_BxHxTxK))
-        out = block_attention.attend(self.precision, rate, *heads, key)
-        return out.reshape(B, H, T, K).swapaxes(1, 2)
+        number_BxH = lax.iota(jnp.uint32, B * H).reshape(B, H)
+
+        def attend(q, k, v, key, number_BxH):
+            heads = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+            out = block_attention.attend(self.precision, rate, *heads, key, number_BxH.reshape(-1))
+            return out.reshape(q.shape).swapaxes(1, 2)
+
+        return on_each_device(attend, q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, key, number_BxH)
 
 
 class FastFeedForward(FeedForward):
@@ -77,7 +110,7 @@ class FastBlock(Block):
 
     def __call__(self, x_BxTxC: jax.Array, train: bool = False) -> jax.Array:
         x_BxTxC = self.precision.store(x_BxTxC + self.sa(self.ln1(x_BxTxC), train))
-        return self.precision.store(x_BxTxC + self.ffwd(self.ln2(x_BxTxC), train))
+        return rows_apart(self.precision.store(x_BxTxC + self.ffwd(self.ln2(x_BxTxC), train)))
 
 
 class FastGPT(GPTLanguageModel):
@@ -96,7 +129,7 @@ class FastGPT(GPTLanguageModel):
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         if self.is_initializing():
             return super().__call__(x_BxT, train)
-        x = self.precision.store(self.embed(x_BxT, jnp.arange(x_BxT.shape[1])))
+        x = rows_apart(self.precision.store(self.embed(x_BxT, jnp.arange(x_BxT.shape[1]))))
         block = self.blocks[0].clone(parent=None)
         key = self.make_rng("dropout") if train and self.dropout else jax.random.key(0)
 
@@ -136,7 +169,8 @@ class FusedMultiHeadAttention(FastMultiHeadAttention):
         if train and self.dropout:
             raise ValueError("model.attention='fused' cannot drop out attention weights")
         heads = [self.precision.read(x) for x in (q_BxHxTxK, k_BxHxTxK, v_BxHxTxK)]
-        return lax.platform_dependent(*heads, tpu=_flash, default=_of_jax)
+        attend = functools.partial(lax.platform_dependent, tpu=_flash, default=_of_jax)
+        return on_each_device(attend, *heads)
 
 
 def _of_jax(*heads_BxHxTxK: jax.Array) -> jax.Array:

@@ -19,6 +19,31 @@ def model_rows(params: Mapping[str, Any]) -> list[ParamRow]:
     return [(path, tuple(leaves[path].shape), math.prod(leaves[path].shape)) for path in order]
 
 
+def sharding_lines(params: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each parameter: shape, how the mesh cuts it, what each device has of it."""
+    leaves, cells = dict(_leaves(params)), [("parameter", "shape", "cut by", "bytes per device")]
+    for path, shape, _ in model_rows(params):
+        leaf = leaves[path]
+        axes = [" x ".join(_names(axis)) or "-" for axis in leaf.sharding.spec]
+        n_bytes = math.prod(leaf.sharding.shard_shape(shape)) * leaf.dtype.itemsize
+        cells.append((path, _shapes([(path, shape, 0)], 1), ", ".join(axes) or "-", f"{n_bytes:,}"))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for *left, right in cells:
+        row = [cell.ljust(width) for cell, width in zip(left, widths, strict=False)]
+        yield "  ".join([*row, right.rjust(widths[-1])])
+
+
+def largest_matrix(params: Mapping[str, Any]) -> tuple[str, Any]:
+    """Path and leaf of the largest parameter with two axes."""
+    return max(
+        (item for item in _leaves(params) if item[1].ndim == 2), key=lambda item: item[1].size
+    )
+
+
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
+
+
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     # Not by flax, whose import takes a second in which a command would say nothing.
     for name, inner in tree.items():

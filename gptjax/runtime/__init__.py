@@ -2,7 +2,7 @@
 
 - ``devices``: what the machine has, what a run records of it, where its caches lie
 - ``fast_paths``: what "auto" means on a device
-- ``sharding``: where arrays live: batches, parameters, optimizer state
+- ``mesh_rules``: where arrays live on several devices: batches, parameters, optimizer state
 - ``compilation_cache``: compiled programs kept on disk
 - ``run_lock``: one training per work folder
 - ``pace``: how much of a long work to do at a time

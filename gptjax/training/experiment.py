@@ -5,6 +5,7 @@ In: a ``Config``. Out: an ``Experiment``, which changes nothing: trainer and com
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from gptjax.evaluation import loss_eval
 from gptjax.evaluation.count_models import count_bigram_nats, fit_ngram
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.runtime import devices, fast_paths
-from gptjax.runtime.sharding import Placement, check_divisible, make_mesh
+from gptjax.runtime.mesh_rules import Placement, check_divisible, make_mesh, shard_shape
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import StepMetrics, TrainState, init_state, nats_of
 
@@ -68,7 +69,7 @@ class Experiment:
     def memory_needs(self) -> dict[str, int]:
         """Bytes that training takes of each device, by what they hold; nothing is computed."""
         state, train = self.abstract_state, self.config.train
-        rows = max(1, train.batch_size // train.accumulate // self.placement.mesh.size)
+        rows = max(1, train.batch_size // train.accumulate // self.placement.row_parts)
         split = self.splits["train"]
         T = split.lookback + split.window
         x, w = (jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32))
@@ -103,7 +104,7 @@ class Experiment:
         limit = self.config.train.skip_nonfinite
         chunk = functools.partial(scan.train_chunk, self.model, self.tx, limit)
         places = (self.placement.of_tree(self.abstract_state), self.placement.whole)
-        return jax.jit(chunk, donate_argnums=0, out_shardings=places)
+        return self.placement.on_mesh(jax.jit(chunk, donate_argnums=0, out_shardings=places))
 
     def compile_ahead(self) -> Callable[..., tuple[TrainState, StepMetrics]]:
         """Compile ``train_chunk`` before there is a state, in a thread beside other work."""
@@ -167,15 +168,15 @@ def build(
     train, window = config.train, config.window(text.is_items)
     splits = dataset.build(text.splits, tok, model, text.is_items, window, train.neighbours)
     dataset.check_lengths(splits)
-    placement, tx = Placement(make_mesh()), optimizer.build(config.optim)
-    check_divisible(train.batch_size, train.accumulate, placement.mesh)
+    placement = Placement(make_mesh(config.mesh), config.mesh.uneven)
+    tx = optimizer.build(config.optim)
+    check_divisible(train.batch_size, train.accumulate, placement.row_parts)
     on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
     evaluator = Evaluator(
         model,
         train.batch_size,
         train.eval_iters,
-        placement.put_batch,
-        placement.mesh.size,
+        placement,
         loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
     )
     return Experiment(config, text, tok, model, tx, splits, placement, evaluator)
@@ -194,8 +195,9 @@ def _require_mask(config: ModelConfig) -> None:
 
 
 def _bytes(tree: Any) -> int:
-    """The size of a tree of arrays."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """The size of a tree of arrays, of those that lie somewhere of what one device has."""
+    sizes = (math.prod(shard_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(sizes)
 
 
 def of_run(run: Run, workdir: Path) -> Experiment:

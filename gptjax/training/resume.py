@@ -20,8 +20,8 @@ from gptjax.training.train_step import TrainState
 
 # Fields in which a run and its continuation may differ: none of them changes a number it has had.
 # Of the text itself, whatever its data.path, the sha256 is compared.
-FREE = ("name", "why", "expected", "checkpoint", "sample", "train.steps", "train.chunk_steps")
-FREE += ("train.skip_nonfinite", "train.tensorboard", "data.path")
+FREE = ("name", "why", "expected", "checkpoint", "mesh", "sample", "train.steps")
+FREE += ("train.chunk_steps", "train.skip_nonfinite", "train.tensorboard", "data.path")
 
 
 @dataclasses.dataclass

@@ -15,6 +15,7 @@ from gptjax.errors import UserError
 from gptjax.evaluation import loss_eval
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.monitoring import metrics
+from gptjax.runtime.mesh_rules import AXES, Placement, make_mesh
 
 V, B, K = 11, 4, 3  # tokens, rows of a batch, batches of a call; windows are 5 and 6
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 6, "n_hidden": 7}
@@ -113,11 +114,12 @@ def test_batches_go_where_they_are_put(case):
     evaluator, params, split = case("bigram_embed")
     seen = []
 
-    def put(batch):
-        seen.append(batch.x.shape)
-        return jax.device_put(batch)
+    class Seen(Placement):
+        def put_batch(self, batch):
+            seen.append(batch.x.shape)
+            return super().put_batch(batch)
 
-    ours = Evaluator(evaluator.model, B, K, put)
+    ours = Evaluator(evaluator.model, B, K, Seen(make_mesh(devices=jax.devices()[:1])))
     assert ours.exact_loss(params, split) == evaluator.exact_loss(params, split)
     assert ours.score(params, split).nats.tolist() == evaluator.score(params, split).nats.tolist()
     assert sum(len(part) for part in ours.row_losses(params, split)) == split.n_rows == 14
@@ -149,8 +151,9 @@ def test_what_is_too_much_for_one_call_is_done_in_parts_to_the_same_sums(case, k
 
 def test_a_call_of_the_lectures_gpt_is_half_a_second_of_two_cores_and_rows_are_shared_out():
     model = models.build(ModelConfig("gpt", 256, 6, 6, 384), 65)
-    for n_devices, rows in ((1, 8), (2, 8), (16, 16)):  # of 64: 6.05 GFLOP each
-        evaluator = Evaluator(model, 64, 200, n_devices=n_devices)
+    for data, fsdp, rows in ((1, 1, 8), (2, 1, 8), (4, 4, 16)):  # of 64: 6.05 GFLOP each
+        mesh = jax.sharding.AbstractMesh((data, fsdp, 3), AXES)
+        evaluator = Evaluator(model, 64, 200, Placement(mesh))
         assert evaluator.call_shape(256) == (1, rows)
     assert Evaluator(model, 64, 200, call_flops=1e13).call_shape(256) == (25, 64)
     # A table has no products, and is not free.

@@ -142,7 +142,7 @@ def test_the_backward_pass_drops_what_the_forward_pass_dropped():
     q, k, v, g = (
         jnp.asarray(np.random.default_rng(i).normal(size=(G, T, K)), jnp.float32) for i in range(4)
     )
-    key = jax.random.key_data(jax.random.key(5))
+    key, number_G = jax.random.key_data(jax.random.key(5)), jnp.arange(G, dtype=jnp.uint32)
 
     def plain(q, k, v):
         """Head's lines, with the same places dropped."""
@@ -153,7 +153,7 @@ def test_the_backward_pass_drops_what_the_forward_pass_dropped():
 
     want, pull = jax.vjp(plain, q, k, v)
     found, fast_pull = jax.vjp(
-        lambda *heads: block_attention.attend(Precision(), rate, *heads, key), q, k, v
+        lambda *heads: block_attention.attend(Precision(), rate, *heads, key, number_G), q, k, v
     )
     np.testing.assert_allclose(found, want, atol=1e-5)
     chex.assert_trees_all_close(fast_pull(g), pull(g), atol=2e-5)
@@ -175,5 +175,6 @@ def test_blocks_cover_every_place_once_and_the_head_of_the_notes_is_the_oracle(r
     x = jnp.asarray(np.random.default_rng(2).normal(size=(B, BLOCK, C)), jnp.float32)
     params = random_params(head, x)
     q, k, v = (x @ params[name]["kernel"] for name in ("query", "key", "value"))
-    found = block_attention.attend(Precision(), 0.0, q, k, v, jnp.zeros(2, jnp.uint32))
+    number_B = jnp.arange(B, dtype=jnp.uint32)
+    found = block_attention.attend(Precision(), 0.0, q, k, v, jnp.zeros(2, jnp.uint32), number_B)
     np.testing.assert_allclose(found, head.apply({"params": params}, x), atol=1e-5)

@@ -1,0 +1,197 @@
+"""Where arrays live: a mesh of all devices, and one table of how each parameter is cut over it.
+
+In: the devices JAX has, sizes of the mesh's axes. Out: a ``Placement``, which says for a batch, and
+for each leaf of a state by its path, how it is split: on one CPU core as on a TPU pod slice. Which
+mesh it is never changes what is computed, but for rounding.
+"""
+
+import contextlib
+import dataclasses
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gptjax.config.schema import MeshConfig
+from gptjax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")  # how config.mesh calls them, too
+ROWS = ("data", "fsdp")  # both split the rows of a batch; fsdp splits parameters besides
+WIDTH = ("fsdp", "tensor")
+
+# The end of a leaf's path -> the mesh axes that split each of its axes. An optimizer's memory of a
+# parameter ends in the parameter's path, and a gradient has its path, so both lie where it lies.
+# V is split nowhere: few vocabularies can be. What stands whole on each device is C numbers long.
+RULES = {
+    "(token|position)_embedding_table/embedding": (None, WIDTH),  # (V, C), (T, C)
+    "heads/(key|query|value)/kernel": ("tensor", "fsdp", None),  # (H, C, K)
+    "sa/(key|query|value)/kernel": ("fsdp", "tensor"),  # (C, K) of a single head
+    "(ffwd/fc|hidden_[0-9]+)/kernel": ("fsdp", "tensor"),  # (C, F)
+    "(ffwd/fc|hidden_[0-9]+)/bias": ("tensor",),
+    "(sa|ffwd)/proj/kernel": ("tensor", "fsdp"),  # (F, C), (H K, C)
+    "(sa|ffwd)/proj/bias": (),
+    "(ln1|ln2|ln_f)/(scale|bias)": (),
+    "lm_head/kernel": (WIDTH, None),  # (C, V)
+    "lm_head/bias": (),
+}
+EVERY_ROW = MeshConfig()  # all devices deal out rows, and have all parameters
+_RULES = [(re.compile(f"(.*/)?{path}"), PartitionSpec(*axes)) for path, axes in RULES.items()]
+
+
+def make_mesh(config: MeshConfig = EVERY_ROW, devices: list[jax.Device] | None = None) -> Mesh:
+    """The devices (all of them by default) laid out as ``config`` says.
+
+    UserError: they are fewer or more than the axes want.
+    """
+    devices = jax.devices() if devices is None else devices
+    n, split = len(devices), config.fsdp * config.tensor
+    asked = f"mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor}"
+    has = f"there {'is' if n == 1 else 'are'} {n} device{'s' * (n != 1)}"
+    if config.data == -1 and n % split:
+        raise UserError(f"{has}, which {asked} = {split} does not divide: change one of them")
+    data = n // split if config.data == -1 else config.data
+    if data * split != n:
+        raise UserError(
+            f"mesh.data={data} x {asked} = {data * split} devices, and {has}: mesh.data=-1 takes "
+            "what the others leave"
+        )
+    # The default axis type is Explicit; Linen wants the compiler to place what is in between.
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, types, devices=devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where everything goes on a mesh; ``uneven``: see ``MeshConfig``."""
+
+    mesh: Mesh
+    uneven: str = "refuse"
+
+    @property
+    def row_parts(self) -> int:
+        """In how many parts the rows of a batch are cut."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def of_path(self, path: str, shape: tuple[int, ...] = ()) -> NamedSharding:
+        """Of a leaf of the training state: "params/lm_head/kernel", by the rule that fits.
+
+        UserError: none or several fit, or an axis cannot be cut in as many equal parts.
+        """
+        fits = (
+            [spec for rule, spec in _RULES if rule.fullmatch(path)] if shape else [self.whole.spec]
+        )
+        if len(fits) != 1 or len(fits[0]) > len(shape):
+            raise UserError(
+                f"{path} of shape {shape} has {len(fits)} rules in runtime/mesh_rules.py, not 1 "
+                "that fits: add or mend one"
+            )
+        for size, axes in zip(shape, fits[0], strict=False):
+            n = self.parts_of(axes)
+            if size % n and self.uneven == "whole":
+                return self.whole
+            if size % n:
+                names = " x ".join(f"mesh.{axis}" for axis in _tuple(axes))
+                raise UserError(
+                    f"{path} of shape {shape}: {size} is not divisible by {n}, which is {names}: "
+                    "choose another mesh, or mesh.uneven=whole keeps it on each device"
+                )
+        return NamedSharding(self.mesh, fits[0])
+
+    def parts_of(self, axes: str | tuple[str, ...] | None) -> int:
+        """In how many parts axes of the mesh cut an axis of an array."""
+        parts = 1
+        for axis in _tuple(axes):
+            parts *= self.mesh.shape[axis]
+        return parts
+
+    def of_tree(self, tree: Any) -> Any:
+        """A sharding for each leaf of a tree of arrays or shapes."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self.of_path(
+                jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape
+            ),
+            tree,
+        )
+
+    def of_batch(self, ndim: int) -> NamedSharding:
+        """Rows over the devices: (..., B, T) is split along B, the last axis but one."""
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * (ndim - 2), ROWS, None))
+
+    @property
+    def whole(self) -> NamedSharding:
+        """All of an array on every device: what a step reports."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def put(self, tree: Any) -> Any:
+        """Parameters, or a whole state, on the devices."""
+        return jax.device_put(tree, self.of_tree(tree))
+
+    def put_batch(self, batch: Any) -> Any:
+        """A batch on the devices, its rows split over them; a process sends its own."""
+
+        def put(array):
+            place = self.of_batch(array.ndim)
+            return jax.make_array_from_callback(array.shape, place, lambda rows: array[rows])
+
+        return jax.tree.map(put, batch)
+
+    def fetch(self, tree: Any) -> Any:
+        """Whole arrays on the host, in every process."""
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        whole = jax.tree.map(lambda _: self.whole, tree)
+        return jax.device_get(jax.jit(lambda tree: tree, out_shardings=whole)(tree))
+
+    def on_mesh(self, jitted: Any) -> Any:
+        """A jitted function, called and lowered where its models see the mesh."""
+        return jitted if self.mesh.size == 1 else OnMesh(jitted, self)
+
+    def shown(self) -> contextlib.AbstractContextManager:
+        """A ``with`` in which models are traced that may say where their values lie."""
+        return jax.set_mesh(self.mesh) if self.mesh.size > 1 else contextlib.nullcontext()
+
+
+@dataclasses.dataclass(frozen=True)
+class OnMesh:
+    """A jitted function and its mesh."""
+
+    jitted: Any
+    placement: Placement
+
+    def __call__(self, *args: Any) -> Any:
+        with self.placement.shown():
+            return self.jitted(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """As of the function."""
+        with self.placement.shown():
+            return self.jitted.lower(*args)
+
+
+def whole_beside(tree: Any) -> jax.sharding.Sharding | None:
+    """Where a whole array lies beside a tree of arrays: on each of its devices."""
+    place = getattr(jax.tree.leaves(tree)[0], "sharding", None)
+    return NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
+
+
+def shard_shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of what one device has of an array."""
+    place = getattr(leaf, "sharding", None)
+    return place.shard_shape(leaf.shape) if place else leaf.shape
+
+
+def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def check_divisible(batch_size: int, accumulate: int, row_parts: int) -> None:
+    """Raise UserError if ``batch_size`` is no multiple of ``accumulate`` times the row parts."""
+    unit = accumulate * row_parts
+    if batch_size % unit:
+        up = -(-batch_size // unit) * unit
+        raise UserError(
+            f"train.batch_size={batch_size} is not divisible by train.accumulate={accumulate} "
+            f"times the {row_parts} part{'s' * (row_parts > 1)} of a batch (mesh.data x "
+            f"mesh.fsdp): use {up}"
+        )
