@@ -5,12 +5,13 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from gptjax.aot import __main__ as aot
-from gptjax.aot import programs, report, targets
+from gptjax.aot import hlo, programs, report, targets
 from gptjax.aot.roofline import Roofline
 from gptjax.cli import main as cli
 from gptjax.config import files
@@ -61,12 +62,25 @@ def test_a_gpus_programs_are_lowered_and_this_is_said(capsys):
 
 
 def test_devices_that_share_a_batch_send_each_other_the_gradients():
-    one, four = json.loads(run(*TINY, "--target=cpu:1,cpu:4", "--json").stdout)
-    assert one["link_bytes"] == 0 and (one["devices"], four["devices"]) == (1, 4)
+    argv = ["--target=cpu:4", "--only=train", "--try=mesh.fsdp=4", "--json"]
+    found = json.loads(run(*TINY, *argv).stdout)
+    train, (split,) = found["programs"]["train"], found["changes"]
+    assert found["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1} and split["compiled"]
     # A ring's all-reduce sends 2 (n - 1) / n of all gradients, and of a few scalars.
-    sent = four["link_bytes"] / (2 * 3 / 4)
-    assert 4 * N_PARAMS <= sent <= 4 * N_PARAMS + 64
-    assert four["bytes_per_device"] < one["bytes_per_device"]
+    (moved,) = train["collectives"].values()
+    assert moved["sent_bytes"] == moved["bytes"] * 2 * 3 / 4
+    assert 4 * N_PARAMS <= moved["bytes"] <= 4 * N_PARAMS + 64
+    # Parameters and optimizer on four devices: most of them are matrices, which are cut.
+    assert split["total"] < sum(train["memory"].values()) - 0.6 * 12 * N_PARAMS
+
+
+def test_several_targets_are_a_table(capsys):
+    code, out, err = call(capsys, *TINY, "--target=cpu:1,cpu:1")
+    heads, *rows = [line.split() for line in out.splitlines()[1:]]
+    assert (code, err, len(rows)) == (0, "", 2) and heads[:3] == ["target", "mesh", "parts"]
+    assert rows[0][:3] == ["cpu:1", "1x1x1", "1"] and rows[0][5] == "0.0"  # nothing is sent
+    code, out, _ = call(capsys, *TINY, "--target=cpu:1,cpu:1", "--json")
+    assert code == 0 and [row["devices"] for row in json.loads(out)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +99,7 @@ def test_devices_that_share_a_batch_send_each_other_the_gradients():
         (["--target=cpu:1,cpu:2", "--only=decode"], "several targets"),
         (["--target=cpu:1", "--try=train.acumulate=2"], "did you mean train.accumulate?"),
         (["--target=cpu:1", "--try=train.accumulate=two"], "train.accumulate is a int"),
-        (["--target=cpu:1", "--try=train.accumulate=3"], "train.accumulate=3 times 1 device"),
+        (["--target=cpu:1", "--try=train.accumulate=3"], "train.accumulate=3 times the 1 part"),
         (["--target=cpu:1", "--vocab_size=1"], "--vocab_size=1"),
         (["--target=cpu:1", "--config.tokenizer.kind=word"], "--vocab_size"),
         (["--target=cpu:1", "--config.data.path=my.txt"], "my.txt is not read"),
@@ -116,6 +130,36 @@ def test_what_a_program_lacks_is_what_xla_says(monkeypatch):
     assert found["missing"] == (66.25 + 1 - 15.75) * 2**30 and config
     with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
         programs._too_large(before, jax.errors.JaxRuntimeError("another"))
+
+
+def of_a_v5e(temporary, missing=0.0):
+    """A report of a step of 4 ms of products, 10 ms of memory and 2 ms of links, made up."""
+    target = targets.find(targets.parse("cpu:1"))
+    chip = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+    target = targets.Target(target.name, target.devices, chip)
+    config = from_dict({"model": {"n_embd": 16, "n_layer": 3}, "train": {"accumulate": 4}})
+    exp = programs.experiment_of(config, V, target)
+    memory = {"parameters": 2e8, "optimizer": 4e8, "batches": 1e8, "activations": temporary}
+    moved = hlo.Traffic(8.19e9, {"all-reduce": (4, 4 * 2e8, 1.8e8)})
+    train = programs.Compiled("train", 60.0, 197e12 * 0.004, memory, moved, missing)
+    return report.make("made up", exp, {"train": train}, target)
+
+
+def test_a_page_says_what_fits_and_what_binds():
+    made = of_a_v5e(temporary=9.3e9)
+    out = "\n".join(report.page(made))
+    assert "fits: 10.0 GB a device of 16.9 GB" in out and "lacks" not in out
+    assert "compute 4 ms, memory 10 ms, links 2 ms: at best 10 ms, by memory" in out
+    assert f"{16 * 64 / 0.010:,.0f} tokens/s" in out
+    assert "summed over the devices in each of 4 parts" in out
+    assert "  model.remat=true " in out and "  train.accumulate=8 " in out
+    row = report.row(made)
+    assert row["days_10b"] == pytest.approx(10e9 / (16 * 64 / 0.010) / 86_400)
+    assert row["device_hours_300b"] == pytest.approx(30 * 24 * row["days_10b"])
+    out = "\n".join(report.page(of_a_v5e(temporary=19.3e9)))
+    assert "does not fit: train lacks 3.09 GB a device; 19.3 GB are its activations" in out
+    out = "\n".join(report.page(of_a_v5e(temporary=19.3e9, missing=7e9)))  # as XLA has said
+    assert "does not fit: train lacks 7.00 GB" in out
 
 
 def test_remat_keeps_less_of_a_forward_pass():
