@@ -6,6 +6,7 @@ In: compiled programs. Out: a ``Report``, as JSON, as a page, or as a row of a t
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from gptjax.aot import programs
@@ -95,7 +96,7 @@ def make(
 def _step(exp: Experiment, train: Compiled, T: int) -> Step:
     c, memory, n = exp.config.train, train.memory, exp.placement.mesh.size
     rows = max(1, c.batch_size // c.accumulate // exp.placement.row_parts)
-    fast = isinstance(exp.model, FastGPT)
+    fast, fsdp = isinstance(exp.model, FastGPT), exp.placement.mesh.shape["fsdp"]
     saved = {
         remat: programs.saved_bytes(exp.model.clone(remat=remat) if fast else exp.model, rows, T)
         for remat in (False, True)
@@ -116,8 +117,8 @@ def _step(exp: Experiment, train: Compiled, T: int) -> Step:
         remat=exp.model.remat if fast else None,
         parts=c.accumulate,
         rows=rows,
-        copies=exp.placement.mesh.shape["data"],
-        fsdp=exp.placement.mesh.shape["fsdp"],
+        copies=math.gcd(exp.placement.mesh.shape["data"], exp.config.model.n_embd // fsdp),
+        fsdp=fsdp,
     )
 
 

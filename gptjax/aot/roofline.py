@@ -53,8 +53,8 @@ class Step:
 
     Bytes: ``params`` and ``optimizer`` as they are split; ``saved``: kept by the forward pass of a
     part for the backward pass, with and without ``remat``. ``parts``: of a batch, one after the
-    other; ``rows``: of a part on this device; ``copies``: devices that hold the same parameters,
-    ``fsdp`` those that share them.
+    other; ``rows``: of a part on this device; ``copies``: devices that could share what each has
+    now, ``fsdp`` those that do.
     """
 
     flops: float
