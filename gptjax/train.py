@@ -25,7 +25,7 @@ from gptjax.config import ConfigDict, files, parse
 from gptjax.config.schema import Config
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
-from gptjax.runtime import preemption
+from gptjax.runtime import cluster, preemption
 
 if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is said before
     from gptjax.checkpoints.run import Run
@@ -129,6 +129,8 @@ def saved_config(workdir: str) -> Config:
 
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
+    with Terminal(sys.stderr) as terminal, terminal.doing("waiting for the other processes"):
+        cluster.start(args.coordinator, args.process_id, args.num_processes, args.heartbeat_seconds)
     workdir = folder(args.config, args.workdir)
     asked = {"show_batch": args.show_batch, "show_sharding": args.show_sharding}
     asked = [name for name, on in asked.items() if on]
@@ -156,6 +158,19 @@ FLAGS = [
     cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
     cli.Flag("show_batch", False, "print page 3's contexts and targets of one row, and end"),
     cli.Flag("show_sharding", False, "print which device has what of each parameter, and end"),
+    cli.Flag(
+        "coordinator",
+        "",
+        "of several processes: host:port of the first; SLURM, Open MPI and "
+        "TPU slices tell it themselves",
+    ),
+    cli.Flag("process_id", int, "of several processes: which one this is, from 0"),
+    cli.Flag("num_processes", int, "of several processes: how many there are"),
+    cli.Flag(
+        "heartbeat_seconds",
+        cluster.HEARTBEAT_S,
+        "after this silence of one all end, to be started again",
+    ),
 ]
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+NO_SUM = -1  # in place of a checksum: no process had all of the array
+
 
 def flat(tree: Any) -> dict[str, Any]:
     """Leaves by name, in the order of ``jax.tree.leaves``; ValueError if two have one name."""
@@ -28,6 +30,14 @@ def flat(tree: Any) -> dict[str, Any]:
 def nested(named: dict[str, Any]) -> dict[str, Any]:
     """Plain dicts in dicts, whatever the tree was made of: ``flat`` undoes it, up to the order."""
     return traverse_util.unflatten_dict(named, sep="/")
+
+
+def own_parts(leaf: Any) -> list[np.ndarray]:
+    """What this process has of a leaf, each part once; of one process all of it."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return [np.asarray(leaf)]
+    parts = {str(shard.index): shard.data for shard in leaf.addressable_shards}
+    return [np.asarray(part) for part in parts.values()]
 
 
 def on_host(tree: Any) -> dict[str, np.ndarray]:
@@ -50,6 +60,19 @@ def describe(array: np.ndarray) -> list:
     # Through uint8, because bfloat16 has no buffer of its own kind.
     raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return [array.dtype.name, list(array.shape), zlib.crc32(raw)]
+
+
+def is_like(array: np.ndarray | jax.Array, like: list, total: int) -> bool:
+    """Whether a restored array is the one described: that of a device's part is not summed."""
+    if [array.dtype.name, list(array.shape)] != like:
+        return False
+    return isinstance(array, jax.Array) or total in (NO_SUM, describe(array)[2])
+
+
+def is_cut(leaf: Any) -> bool:
+    """Whether a leaf, or its shape, is to lie in parts on devices, or in several processes."""
+    place = getattr(leaf, "sharding", None)
+    return place is not None and not (place.is_fully_replicated and place.is_fully_addressable)
 
 
 def put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:

@@ -3,6 +3,7 @@
 In: a step, trees of arrays, a JSON-able dict. Out: the same, later, or a clear refusal. Each is a
 folder ``workdir/checkpoints/step_N`` with the parts ``params`` and ``rest``, written by orbax, and
 a manifest that seals them. It gets its name when it is complete: kill the run whenever you like.
+Of several processes each writes and reads what its devices have; the first seals and deletes.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,12 @@ from gptjax.checkpoints import directory, manifest, pytree
 from gptjax.checkpoints.directory import Slot
 from gptjax.config.schema import CheckpointConfig
 from gptjax.errors import UserError
-from gptjax.runtime import atomic_files
+from gptjax.runtime import atomic_files, cluster
 
 PARTS = ("params", "rest")  # apart, so that sampling reads only params
 # Beside the arrays: what orbax writes of them, some 20 files and a folder for each part.
 OVERHEAD_BYTES, OVERHEAD_FILES = 2**19, 70
+WRITE_SECONDS = 300  # of several processes, for which one waits for the others to have written
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -44,22 +46,28 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._config = config
         self._folder = directory.folder(workdir)
         self._workdir = self._folder.parent
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            line = f"cannot make {self._folder} ({error.strerror}); choose another --workdir"
-            raise UserError(line) from error
-        directory.clean(workdir)
-        atomic_files.clean(self._workdir)
-        self._best = directory.best(workdir)
+        with cluster.together():
+            self._make_folder()
+        self._best = cluster.from_first(directory.best(workdir))
         # The newest one's step; whoever finds that one damaged knows better and says so.
-        self.safe = directory.last(workdir)
+        self.safe = cluster.from_first(directory.last(workdir))
         self._pending: tuple[int, Future] | None = None
         self._open = contextlib.ExitStack()
         self._open.enter_context(_quiet_after_failures())
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._open.enter_context(self._thread)
         self._thread.submit(_orbax)  # imports for half a second: not when a state is to be saved
+
+    def _make_folder(self) -> None:
+        if not cluster.is_first():
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            line = f"cannot make {self._folder} ({error.strerror}); choose another --workdir"
+            raise UserError(line) from error
+        directory.clean(self._workdir)
+        atomic_files.clean(self._workdir)
 
     def save(self, step: int, state: dict[str, Any], meta: dict, *, best: bool = False) -> None:
         """Copy {"params": tree, "rest": tree} of arrays to the host and return; a thread writes it.
@@ -69,10 +77,48 @@ class Checkpoints(contextlib.AbstractContextManager):
         step that was saved as the best stays the best when it is saved again.
         """
         self.wait()
-        host = {part: pytree.on_host(state[part]) for part in PARTS}
+        begin = _begin if cluster.count() == 1 else self._begin_together
+        unfinished = self._folder / f"{directory.UNFINISHED}{step}"
+        write, tables, n_bytes = begin(unfinished, {part: state[part] for part in PARTS})
         self._best = step if best else self._best
         said = json.dumps(meta)  # here, so that what isn't JSON is the caller's error
-        self._pending = step, self._thread.submit(self._write, step, host, said, step == self._best)
+        facts = {"step": step, "meta": json.loads(said), "arrays": tables}
+        made = unfinished, write, facts, n_bytes, step == self._best
+        self._pending = step, self._thread.submit(self._write, *made)
+
+    def _begin_together(self, unfinished: Path, state: dict[str, Any]) -> tuple:
+        """As ``_begin`` of several processes: orbax copies to each host what its devices have."""
+        with cluster.together():
+            if cluster.is_first():
+                directory.remove(unfinished)
+                unfinished.mkdir()
+        ocp, writers = _orbax(), []
+        n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        for part, tree in state.items():
+            named = {"barrier_sync_key_prefix": part}  # both are written at once
+            options = ocp.options.MultiprocessingOptions(**named)
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+            limit = ocp.options.AsyncOptions(timeout_secs=WRITE_SECONDS)
+            writer = ocp.AsyncCheckpointer(
+                handler, async_options=limit, multiprocessing_options=options
+            )
+            nested = pytree.nested(pytree.flat(tree))
+            writer.save(unfinished / part, args=ocp.args.PyTreeSave(nested))
+            writers.append(writer)
+
+        def write() -> None:
+            for writer in writers:
+                writer.wait_until_finished()
+                writer.close()
+
+        tables = {
+            part: {
+                name: [leaf.dtype.name, list(leaf.shape), pytree.NO_SUM]
+                for name, leaf in pytree.flat(tree).items()
+            }
+            for part, tree in state.items()
+        }
+        return write, tables, n_bytes
 
     def wait(self) -> None:
         """Return when the last save is complete on the disk.
@@ -85,35 +131,42 @@ class Checkpoints(contextlib.AbstractContextManager):
             return
         (step, work), self._pending = self._pending, None
         try:
-            work.result()
-        except Exception as error:
+            with cluster.together():
+                try:
+                    work.result()
+                except Exception as error:
+                    raise UserError(self._explain(step, error)) from error
+        except UserError as error:
             if self._config.on_full_disk == "stop":
-                raise UserError(self._explain(step, error)) from error
-            self.notices.append(self._explain(step, error))
+                raise
+            self.notices.append(str(error))
+        else:
+            self.safe = step
 
     def look(self) -> None:
         """Raise (or note) what became of the last save if it is over; does not wait for it."""
-        if self._pending and self._pending[1].done():
+        if self._pending and not cluster.any_of(not self._pending[1].done()):
             self.wait()
 
     def __exit__(self, kind, error, trace) -> None:
         # A failed write must not hide the error that ended the run.
         hidden = (UserError,) if kind else ()
+        if kind and cluster.count() > 1:  # the others may be elsewhere: nothing to wait for
+            self._pending = None
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            return
         with contextlib.suppress(*hidden), self._open:
             self.wait()
 
-    def _write(self, step: int, host: dict[str, dict], meta: str, best: bool) -> None:
-        unfinished = self._folder / f"{directory.UNFINISHED}{step}"
-        directory.remove(unfinished)
-        self._require_room(sum(a.nbytes for arrays in host.values() for a in arrays.values()))
+    def _write(
+        self, unfinished: Path, write: Callable, facts: dict, n_bytes: int, best: bool
+    ) -> None:
+        step = facts["step"]
+        self._require_room(n_bytes)
         try:
-            unfinished.mkdir()
-            for part, arrays in host.items():
-                if arrays:  # orbax refuses an empty tree
-                    with _orbax().PyTreeCheckpointer() as writer:
-                        writer.save(unfinished / part, pytree.nested(arrays))
-            tables = {part: {n: pytree.describe(a) for n, a in host[part].items()} for part in host}
-            facts = {"step": step, "meta": json.loads(meta), "arrays": tables}
+            write()
+            if not cluster.is_first():
+                return
             manifest.seal(unfinished, facts)
             new = directory.rename_into_place(unfinished, step, best, self._workdir)
         except BaseException:
@@ -149,6 +202,23 @@ class Checkpoints(contextlib.AbstractContextManager):
         stops = self._config.on_full_disk == "stop"
         way_out = " and start again, or set checkpoint.on_full_disk=continue" if stops else ""
         return f"{line} ({why}); {kept}: make room{way_out}"
+
+
+def _begin(unfinished: Path, state: dict[str, Any]) -> tuple[Callable, dict, int]:
+    """Copy a state to the host; what writes it, the tables of its arrays, and its bytes."""
+    host = {part: pytree.on_host(tree) for part, tree in state.items()}
+    tables: dict[str, dict] = {}
+
+    def write() -> None:
+        directory.remove(unfinished)
+        unfinished.mkdir()
+        for part, arrays in host.items():
+            if arrays:  # orbax refuses an empty tree
+                with _orbax().PyTreeCheckpointer() as writer:
+                    writer.save(unfinished / part, pytree.nested(arrays))
+            tables[part] = {name: pytree.describe(array) for name, array in arrays.items()}
+
+    return write, tables, sum(a.nbytes for arrays in host.values() for a in arrays.values())
 
 
 def _room(folder: Path) -> tuple[int, int | None]:
@@ -214,12 +284,26 @@ def restore(
                     f"the checkpoint of step {slot.step} does not fit this model: it {wrong}; "
                     "use the config it was saved with, or another --workdir"
                 )
-        manifest.verify(slot.path, facts["files"], wanted)
+        _verify(slot.path, facts["files"], wanted)
         tree = {p: _read_part(slot.path, p, facts["arrays"][p], wanted[p]) for p in wanted}
         return slot.step, tree, facts["meta"]
 
     (step, tree, meta), damage = directory.first_sound(workdir, which, read)
     return Restored(step, tree, meta, [f"{line}; step {step} is used instead" for line in damage])
+
+
+def _verify(folder: Path, files: dict[str, list], parts: Any) -> None:
+    """``manifest.verify``, by the first process for all."""
+    damage = ""
+    if cluster.is_first():
+        try:
+            manifest.verify(folder, files, parts)
+        except manifest.Damaged as error:
+            damage = str(error)
+            if cluster.count() == 1:
+                raise
+    if damage := cluster.from_first(damage):
+        raise manifest.Damaged(damage)
 
 
 def _read_part(folder: Path, part: str, saved: dict[str, list], tree: Any) -> Any:
@@ -228,8 +312,11 @@ def _read_part(folder: Path, part: str, saved: dict[str, list], tree: Any) -> An
     if not wanted:
         return tree
     ocp = _orbax()
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
-    args = ocp.args.PyTreeRestore(pytree.nested(wanted), restore_args=pytree.nested(as_numpy))
+    how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    for name, leaf in wanted.items():
+        if pytree.is_cut(leaf):  # each device reads its own
+            how[name] = ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape)
+    args = ocp.args.PyTreeRestore(pytree.nested(wanted), restore_args=pytree.nested(how))
     try:
         with ocp.PyTreeCheckpointer() as reader:
             found = pytree.flat(reader.restore(folder / part, args=args))
@@ -238,10 +325,11 @@ def _read_part(folder: Path, part: str, saved: dict[str, list], tree: Any) -> An
         raise manifest.Damaged(f"orbax {ocp.__version__} can't read {part}: {why}") from error
     placed = []
     for name, leaf in wanted.items():
-        array = found.get(name)
-        if not isinstance(array, np.ndarray) or pytree.describe(array) != saved[name]:
+        array, (*like, total) = found.get(name), saved[name]
+        if not isinstance(array, (np.ndarray, jax.Array)) or not pytree.is_like(array, like, total):
             raise manifest.Damaged(f"{part}/{name} has other values than were saved")
-        placed.append(pytree.put(array, getattr(leaf, "sharding", None)))
+        is_placed = isinstance(array, jax.Array)
+        placed.append(array if is_placed else pytree.put(array, getattr(leaf, "sharding", None)))
     return jax.tree.unflatten(jax.tree.structure(tree), placed)
 
 

@@ -21,7 +21,7 @@ from gptjax.cli import help
 from gptjax.cli.flags import RUN_FLAGS, Flag
 from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
-from gptjax.runtime import compilation_cache, devices, preemption
+from gptjax.runtime import cluster, compilation_cache, devices, preemption
 
 LONGEST_LINE = 1000  # characters of what is said of a mistake
 
@@ -41,7 +41,14 @@ def run(main: Callable[[Any], int | None], **how: Any) -> NoReturn:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
     with preemption.insist():
-        sys.exit(call(main, [called_as or name, *sys.argv[1:]], **how))
+        code = 1
+        try:
+            code = call(main, [called_as or name, *sys.argv[1:]], **how)
+        except Exception:
+            if cluster.count() == 1:
+                raise
+            traceback.print_exc()
+        sys.exit(cluster.finish(code))
 
 
 def call(
@@ -71,6 +78,7 @@ def call(
     """
     code = 0
     try:
+        several = cluster.hush(argv)
         args = command_flags.read(argv, flags, config, words, saved)
         if args.help:
             every = command_flags.every(flags, config)
@@ -78,7 +86,7 @@ def call(
         elif config and args.print_config:
             print(help.config_page(args.config))
         else:
-            _quiet_libraries(args.debug)
+            _quiet_libraries(args.debug, several)
             _in_float32()
             compilation_cache.switch(args.compilation_cache)
             code = main(args) or 0
@@ -99,6 +107,7 @@ def call(
         if len(line) > LONGEST_LINE:  # a value of any length stands in it
             line = f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
         print(f"{argv[0]}: {line}", file=sys.stderr)
+        cluster.last_words(line)
         return code
 
 
@@ -123,6 +132,7 @@ def _ending(error: BaseException, trains: bool) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
+    cluster.wait_for_an_end()  # does it come from another process that has ended?
     if isinstance(error, OSError):
         named = error.strerror and error.filename is not None
         line = f"{error.filename}: {error.strerror}" if named else str(error)
@@ -147,9 +157,10 @@ def _in_float32() -> None:
         devices.set_jax("jax_enable_x64", False)
 
 
-def _quiet_libraries(debug: bool) -> None:
+def _quiet_libraries(debug: bool, several: bool) -> None:
     """Orbax, JAX and the like log their failures alone or, with ``--debug``, all they do."""
     level = logging.INFO if debug else logging.ERROR
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
-    logging.getLogger("jax").setLevel(level)
+    if not several:  # JAX would set its C++ code's level by this one, and undo ``hush``
+        logging.getLogger("jax").setLevel(level)
     absl_logging.set_verbosity(absl_logging.INFO if debug else absl_logging.ERROR)

@@ -23,7 +23,7 @@ from gptjax.generation import decode
 from gptjax.generation.decode import ROOM
 from gptjax.generation.sampling import Chain, Temperature, draw
 from gptjax.generation.stopping import RowText, Sample
-from gptjax.runtime.mesh_rules import whole_beside
+from gptjax.runtime.mesh_rules import put_array, whole_beside
 from gptjax.runtime.pace import Busy, pieces
 
 # Tokens between two looks at the text: streamed text flows, stop strings waste few tokens.
@@ -88,7 +88,7 @@ def preview(
     idx = np.zeros((len(key_B), max(T + n, model.block_size)), np.int32)
     idx[:, :T] = ids
     place = whole_beside(params)
-    idx = jax.device_put(idx, place)  # as each piece returns it: another would compile again
+    idx = put_array(idx, place)  # as each piece returns it: another would compile again
     for begin, end in pieces(n, FIRST_TOKENS, ROOM):
         idx = _append_at(place)(model, params, idx, T + begin, T + end, key_B, config.temperature)
         jax.block_until_ready(idx)

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from gptjax.errors import harmless
 from gptjax.monitoring.param_table import ParamRow, fold
+from gptjax.runtime import cluster
 
 _ASCII = str.maketrans({"…": "...", "–": "-", "×": "x", "━": "=", "─": "-", "│": "|"})
 
@@ -46,7 +47,9 @@ class Terminal(contextlib.AbstractContextManager):
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None):
         """Write to ``stream`` (stdout); ``live`` None looks: a terminal, not dumb, and no CI."""
-        stream = stream or sys.stdout
+        stream, warnings = stream or sys.stdout, sys.stderr
+        if not cluster.is_first():  # of several processes one speaks, and each of its own mistakes
+            stream = warnings = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="gptjax")
         if live is None:
@@ -54,7 +57,7 @@ class Terminal(contextlib.AbstractContextManager):
             live = stream.isatty() and not simple
         self._live = live
         self._out = _console(stream, live)
-        self._err = _console(sys.stderr, live and sys.stderr.isatty())
+        self._err = _console(warnings, live and warnings.isatty())
         self._drawn = 0  # columns of the progress line that stands before the cursor
         self._passed = -math.inf if live else time.monotonic()  # when the last one was shown, s
         # What is done, which part of it, since when: the last line of progress, and around it what

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gptjax.config.schema import MeshConfig
@@ -125,16 +126,12 @@ class Placement:
 
     def put(self, tree: Any) -> Any:
         """Parameters, or a whole state, on the devices."""
-        return jax.device_put(tree, self.of_tree(tree))
+        return jax.tree.map(put_array, tree, self.of_tree(tree))
 
     def put_batch(self, batch: Any) -> Any:
         """A batch on the devices, its rows split over them; a process sends its own."""
 
-        def put(array):
-            place = self.of_batch(array.ndim)
-            return jax.make_array_from_callback(array.shape, place, lambda rows: array[rows])
-
-        return jax.tree.map(put, batch)
+        return jax.tree.map(lambda array: put_array(array, self.of_batch(array.ndim)), batch)
 
     def fetch(self, tree: Any) -> Any:
         """Whole arrays on the host, in every process."""
@@ -167,6 +164,14 @@ class OnMesh:
         """As of the function."""
         with self.placement.shown():
             return self.jitted.lower(*args)
+
+
+def put_array(array: Any, place: jax.sharding.Sharding | None) -> jax.Array:
+    """An array on the devices of a sharding, of which a process fills its own."""
+    if place is None or place.is_fully_addressable:
+        return jax.device_put(array, place)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
 
 
 def whole_beside(tree: Any) -> jax.sharding.Sharding | None:

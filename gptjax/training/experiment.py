@@ -52,7 +52,7 @@ class Experiment:
         state = jax.jit(self._init, out_shardings=places, compiler_options=quick)()
         if self.config.model.kind == "ngram":  # nothing to learn: the answer is counted
             counted = fit_ngram(self.model, self.splits["train"], self.config.model.add_count)
-            state = state.replace(params=jax.device_put(counted, places.params))
+            state = state.replace(params=self.placement.put(counted))
         return state
 
     @functools.cached_property

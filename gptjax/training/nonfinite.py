@@ -23,9 +23,12 @@ from gptjax.training.train_step import TrainState
 
 def first_nonfinite(tree: Any) -> str:
     """The path of the first leaf that holds a NaN or an infinity, "" when all are finite."""
-    # On the host: eager jax would compile for each shape.
-    finite = {path: np.isfinite(np.asarray(leaf)).all() for path, leaf in pytree.flat(tree).items()}
-    return next((path for path, good in finite.items() if not good), "")
+    # On the host, where eager jax would compile for each shape; of several processes each looks
+    # at what it has.
+    for path, leaf in pytree.flat(tree).items():
+        if not all(np.isfinite(part).all() for part in pytree.own_parts(leaf)):
+            return path
+    return ""
 
 
 def judge(exp: Experiment, state: TrainState, loss_nats: float) -> tuple[str, bool]:
@@ -46,7 +49,7 @@ def _look_at(exp: Experiment, state: TrainState) -> tuple[float, Any, np.ndarray
     in_parts = jax.jit(scan.in_parts, static_argnums=0)
     (nats, count), grads = in_parts(exp.model, state.params, batch, key)
     grads = jax.tree.map(lambda grad: grad / count, grads)
-    return float(nats / count), grads, np.asarray(batch.x).reshape(-1, batch.x.shape[-1])
+    return float(nats / count), grads, exp.placement.fetch(batch.x).reshape(-1, batch.x.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gptjax.errors import UserError
 from gptjax.generation.generate import preview
 from gptjax.monitoring import metrics, tensorboard
 from gptjax.monitoring.console import Terminal
-from gptjax.runtime import preemption, run_lock
+from gptjax.runtime import cluster, preemption, run_lock
 from gptjax.runtime.pace import Pace
 from gptjax.training import experiment, nonfinite, resume, summary
 from gptjax.training.train_step import StepMetrics, estimate_loss
@@ -48,7 +48,9 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
         exp.require_memory()
     with contextlib.ExitStack() as open_:
         stop = open_.enter_context(preemption.watch())
-        held = open_.enter_context(run_lock.lock(workdir))
+        with cluster.together():  # the first process holds the folder for all
+            lock = run_lock.lock(workdir) if cluster.is_first() else contextlib.nullcontext()
+            held = open_.enter_context(lock)
         checkpoints = open_.enter_context(store.Checkpoints(workdir, config.checkpoint))
         with terminal.doing("preparing the model"):
             trainer = Trainer(exp, workdir, terminal, checkpoints, stop, held)
@@ -73,19 +75,19 @@ class Trainer:
     terminal: Terminal
     checkpoints: store.Checkpoints
     stop: preemption.Stop
-    held: run_lock.Held
+    held: run_lock.Held | None  # of several processes the first has it
 
     def __post_init__(self):
         """Continue the run that the folder has, or begin; a UserError if it has another one."""
         self.resumed: int | None = None  # the step it continued from
         # Compiles the first steps while the fresh model is made, evaluated and sampled.
         self.compiler = ThreadPoolExecutor(1)
-        if directory.available(self.workdir):
+        if cluster.from_first(bool(directory.available(self.workdir))):
             found = resume.restore(self.exp, self.workdir, warn=self.terminal.warn)
             self.state, self.progress, changes = found
             self.resumed = self.checkpoints.safe = int(self.state.step)
             notes = [f"continuing at step {self.resumed:,}", *changes]
-        elif (self.workdir / run.SUMMARY).exists():
+        elif cluster.from_first((self.workdir / run.SUMMARY).exists()):
             raise UserError(
                 f"{self.workdir} holds the results of a run, {run.SUMMARY}, and none of its "
                 "checkpoints: name another --workdir, or move that file away to begin anew"
@@ -115,8 +117,8 @@ class Trainer:
         """Step, evaluate and save until the last step; ``preemption.Stopped`` after a signal."""
         train = self.exp.config.train
         steps, pace = train.steps, Pace(1, train.chunk_steps)
-        began = time.monotonic()
-        n, inputs = self._next_chunk(self.step, pace.n)
+        most, began = pace.n, time.monotonic()
+        n, inputs = self._next_chunk(self.step, most)
         waited = time.monotonic() - began
         while True:
             self.stop_if_told_to()
@@ -131,7 +133,7 @@ class Trainer:
                 state, seen = self.exp.train_chunk(self.state, *inputs, n, self.exp.dropout_key)
                 # The device works on this chunk; meanwhile the host gathers the next.
                 gathering = time.monotonic()
-                following = self._next_chunk(self.step + n, pace.n)
+                following = self._next_chunk(self.step + n, most)
                 self.progress.gather_seconds += waited
                 # Ready already: the device may have had nothing to do since this gathering began.
                 waited = time.monotonic() - gathering if seen.loss_nats.is_ready() else 0.0
@@ -139,6 +141,7 @@ class Trainer:
             seconds = time.monotonic() - began
             self._take_in(n, seen, np.asarray(rates), seconds)
             pace.took(n, seconds)
+            most = cluster.from_first(pace.n)  # clocks differ, and the steps of a chunk must not
             n, inputs = following
             self.wait_for_checkpoint(only_look=True)  # a full disk is told now, not hours later
 
@@ -234,7 +237,9 @@ class Trainer:
             self._evaluate()
         elif self.saved != step:
             late = save.every_minutes and time.monotonic() - self.saved_at > 60 * save.every_minutes
-            if late or (save.every_steps and step % save.every_steps == 0):
+            if cluster.from_first(bool(late)) or (
+                save.every_steps and step % save.every_steps == 0
+            ):
                 self.save()
 
     def _evaluate(self) -> None:
@@ -318,7 +323,7 @@ class Trainer:
 
     def require_folder(self) -> None:
         """End the run, by a UserError, whose folder is not there any more."""
-        if not self.held.is_there:
+        if self.held and not self.held.is_there:
             raise UserError(
                 f"step {self.step}: {self.workdir} was renamed or removed while this run trained, "
                 f"and nothing is written there any more; the last checkpoint was of step "
@@ -337,8 +342,9 @@ class Trainer:
 
     def stop_if_told_to(self) -> None:
         """After a signal save, and raise ``preemption.Stopped``; a UserError if it cannot be."""
-        if not self.stop.signal:
+        if not cluster.any_of(bool(self.stop.signal)):
             return
+        self.stop.signal = self.stop.signal or "a signal to another process"
         if self.saved != self.step:
             self.save()
         self.wait_for_checkpoint()
