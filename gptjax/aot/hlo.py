@@ -18,6 +18,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"}
 FREE |= {"partition-id", "replica-id", "opt-barrier", "add-dependency"}
 FREE_CALLS = ("AllocateBuffer", "Sharding", "ConcatBitcast", "AssumeGatherIndicesInBound")
+PIECE = "async_collective_fusion"
 SLICES = {"dynamic-slice", "slice", "gather"}  # of a large operand they read what they give
 SEES_THROUGH = {"bitcast", "reshape"}
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
@@ -125,12 +126,12 @@ class _Program:
     def of(self, name: str) -> Traffic:
         """Of a computation that is run as such, not fused into one operation."""
         if name not in self.done:
-            self.done[name] = total = Traffic()
+            self.done[name], channels = Traffic(), set()
             for op in self.computations[name].values():
-                self._count(op, self.computations[name], total)
+                self._count(op, self.computations[name], self.done[name], channels)
         return self.done[name]
 
-    def _count(self, op: Op, ops: Computation, total: Traffic) -> None:
+    def _count(self, op: Op, ops: Computation, total: Traffic, channels: set[str]) -> None:
         kind = op.kind
         if kind == "while":
             trips = self._trips(op)
@@ -147,22 +148,30 @@ class _Program:
                 total.add(self.of(part))
         elif kind not in FREE and not kind.endswith(("-done", "-update")):
             total.memory += self._moved(op, ops)
-            for each in self._collectives(op, ops):
-                total.add(each)
+            for channel, each in self._collectives(op, ops):
+                # Beside other work a TPU begins one, does pieces of it (of a loop's rounds, too) and
+                # ends it: the beginning and the end have it in themselves, and so have the pieces.
+                if not channel or channel not in channels:
+                    total.add(each)
+                channels.add(channel)
 
     def _trips(self, op: Op) -> int | None:
-        """How many rounds a loop has: of a TPU's program its condition alone says it."""
+        """How many rounds a loop has: a TPU's program says it by its counter alone."""
         if found := _TRIPS.search(op.rest):
             return int(found[1])
-        (name,) = op.called("condition")
-        condition = self.computations[name]
-        root = next(inner for inner in condition.values() if inner.is_root)
-        if root.kind != "compare" or "direction=LT" not in root.rest:
+        condition, body = (self.computations[op.called(name)[0]] for name in ("condition", "body"))
+        test = _root(condition)
+        if test.kind != "compare" or "direction=LT" not in test.rest:
             return None
-        begin, end = (condition[operand] for operand in root.operands)
-        # lax.scan counts from 0 in steps of 1.
-        counts = begin.kind == "get-tuple-element" and end.kind == "constant"
-        return int(end.rest) if counts and end.rest.isdigit() else None
+        counter, end = (condition[operand] for operand in test.operands)
+        index = re.search(r"index=(\d+)", counter.rest)
+        if not index or end.kind != "constant" or not end.rest.isdigit():
+            return None
+        # It counts from 0; products that send pieces on between them do two in a round.
+        after = body[_root(body).operands[int(index[1])]]
+        given = [body[operand] for operand in after.operands if operand in body]
+        steps = [int(o.rest) for o in given if o.kind == "constant" and o.rest.isdigit()]
+        return math.ceil(int(end.rest) / (steps[0] if after.kind == "add" and steps else 1))
 
     def _moved(self, op: Op, ops: Computation) -> float:
         """Bytes of the large memory that one operation reads and writes."""
@@ -171,6 +180,8 @@ class _Program:
         if op.kind in ("copy-start", "slice-start"):
             to, of = op.shapes[:2] if op.kind == "copy-start" else (op.shapes[-2], op.shapes[0])
             return to.bytes * (to.in_memory + of.in_memory)
+        if _collective(op):
+            return 0.0  # its memory is counted with it
         given = [shape for name in op.operands for shape in ops[name].shapes]
         if op.kind == "fusion":
             return self._fused(op, ops)
@@ -178,10 +189,7 @@ class _Program:
             return _bytes(op.shapes) * (1 + given[0].in_memory)
         if op.kind == "dynamic-update-slice":
             return given[1].bytes * (given[1].in_memory + given[0].in_memory)
-        result = op.shapes
-        if op.kind in ("all-gather-start", "collective-permute-start"):  # (operands, results, ...)
-            result = op.shapes[len(given) : 2 * len(given)]
-        return _bytes(given) + _bytes(result)
+        return _bytes(given) + _bytes(op.shapes)
 
     def _fused(self, op: Op, ops: Computation) -> float:
         """Of a fusion: of what it only slices it reads the slices; what it updates, in place."""
@@ -191,12 +199,14 @@ class _Program:
         for i, operand in enumerate(op.operands):
             if (whole := _bytes(ops[operand].shapes)) > 0:
                 read += min(whole, self._reads(inside, i, whole))
-        root = next(inner for inner in inside.values() if inner.is_root)
+        root = _root(inside)
         roots = [inside[n] for n in root.operands] if root.kind == "tuple" else [root]
         written = 0.0
         for result, shape in zip(roots, op.shapes, strict=False):
             while result.kind in SEES_THROUGH:
                 result = inside[result.operands[0]]
+            if result.kind == "parameter" or _collective(result):
+                continue  # handed on as it came
             update = result.kind == "dynamic-update-slice"
             size = _all(inside[result.operands[1]].shapes) if update else shape.bytes
             written += size * shape.in_memory
@@ -208,7 +218,7 @@ class _Program:
         total = 0.0
         for op in inside.values():  # in which an operand stands before its users
             for place, operand in enumerate(op.operands):
-                if operand not in names:
+                if operand not in names or op.kind == "tuple" or _collective(op):
                     continue
                 if op.kind in SEES_THROUGH:
                     names.add(op.name)
@@ -221,12 +231,11 @@ class _Program:
                     total += whole
         return total
 
-    def _collectives(self, op: Op, ops: Computation) -> Iterator[Traffic]:
-        """The collectives that an operation is, or has in it."""
-        kind = op.kind.removesuffix("-start")
-        if kind in COLLECTIVES:
-            given = sum(_all(ops[name].shapes) for name in op.operands)
-            n = self._group(op)
+    def _collectives(self, op: Op, ops: Computation) -> Iterator[tuple[str, Traffic]]:
+        """The collectives that an operation is, or has in it, each with its channel."""
+        if kind := _collective(op):
+            operands = [shape for name in op.operands for shape in ops[name].shapes]
+            given, n = _all(operands), self._group(op)
             size, sent = {
                 "all-reduce": (given, 2 * given * (n - 1) / n),
                 "all-gather": (given * n, given * (n - 1)),
@@ -234,9 +243,16 @@ class _Program:
                 "all-to-all": (given, given * (n - 1) / n),
                 "collective-permute": (given, given),
             }[kind]
-            yield Traffic(collectives={kind: (1, size, sent)})
+            results = op.shapes
+            if op.kind in ("all-gather-start", "collective-permute-start"):  # operands, results
+                results = op.shapes[len(operands) : 2 * len(operands)]
+            channel = re.search(r"channel_id=(\d+)", op.rest)
+            memory = _bytes(operands) + _bytes(results)
+            yield channel[1] if channel else "", Traffic(memory, {kind: (1, size, sent)})
         elif op.kind == "fusion":
             for name in op.called("calls"):
+                if name.startswith(PIECE):
+                    continue
                 for inner in self.computations[name].values():
                     yield from self._collectives(inner, self.computations[name])
 
@@ -266,6 +282,17 @@ def _op(line: str) -> Op | None:
     if kind in ("parameter", "constant"):
         rest = inside  # its number, its value
     return Op(found[2], kind, of, tuple(operands), rest, bool(found[1]))
+
+
+def _root(computation: Computation) -> Op:
+    """The operation whose result is the computation's."""
+    return next(op for op in computation.values() if op.is_root)
+
+
+def _collective(op: Op) -> str:
+    """Which one an operation is; "" of others."""
+    kind = op.kind.removesuffix("-start")
+    return kind if kind in COLLECTIVES else ""
 
 
 def _closing(text: str, at: int) -> int:

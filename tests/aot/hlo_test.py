@@ -38,6 +38,9 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert hlo.traffic(LOOP).memory == rounds and hlo.traffic(LOOP).unknown_loops == 0
     known = LOOP.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"5"}}')
     assert hlo.traffic(known).memory == rounds / 3 * 5
+    two = "%two = s32[] constant(2)\n  %i.2 = s32[]{:T(128)S(6)} add(%i.1, %two)\n  ROOT"
+    by_two = LOOP.replace("ROOT %t =", f"{two} %t =").replace("tuple(%i.1", "tuple(%i.2")
+    assert hlo.traffic(by_two).memory == rounds / 3 * 2 + 2 * COUNTER  # 0 and 2; the 2 is read
     unknown = hlo.traffic(LOOP.replace("direction=LT", "direction=NE"))
     assert (unknown.memory, unknown.unknown_loops) == (rounds / 3, 1)
 
@@ -135,6 +138,39 @@ def test_a_collective_sends_what_a_ring_of_its_group_would(kind, groups, size, s
     found = hlo.traffic(text)
     assert found.collectives == {kind.removesuffix("-start"): (1, size, sent)}
     assert found.link_bytes == sent
+
+
+PIECES = """HloModule m, num_partitions=4
+
+%piece (p0: f32[2,8], p1: f32[8,8], p2: f32[16]) -> (f32[16], f32[2,8], f32[8,8]) {
+  %p0 = f32[2,8]{1,0} parameter(0)
+  %p1 = f32[8,8]{1,0} parameter(1)
+  %p2 = f32[16]{0} parameter(2)
+  %gathered = f32[8,8]{1,0} all-gather(%p0), channel_id=7, replica_groups=[1,4]<=[4]
+  %other = f32[16]{0} negate(%p2)
+  ROOT %t = (f32[16], f32[2,8], f32[8,8]) tuple(%other, %p0, %gathered)
+}
+
+ENTRY %main (a: f32[2,8], b: f32[8,8], c: f32[16]) -> f32[16] {
+  %a = f32[2,8]{1,0} parameter(0)
+  %b = f32[8,8]{1,0} parameter(1)
+  %c = f32[16]{0} parameter(2)
+  %one = (f32[16]{0}, f32[2,8]{1,0}, f32[8,8]{1,0}) fusion(%a, %b, %c), kind=kOutput, calls=%piece
+  %a.1 = f32[2,8]{1,0} get-tuple-element(%one), index=1
+  %b.1 = f32[8,8]{1,0} get-tuple-element(%one), index=2
+  %c.1 = f32[16]{0} get-tuple-element(%one), index=0
+  ROOT %two = (f32[16]{0}, f32[2,8]{1,0}, f32[8,8]{1,0}) fusion(%a.1, %b.1, %c.1), calls=%piece
+}
+"""
+
+
+def test_a_collective_done_piece_by_piece_beside_other_work_is_one():
+    found = hlo.traffic(PIECES)
+    part, whole, other = 2 * 8 * 4, 8 * 8 * 4, 16 * 4
+    assert found.collectives == {"all-gather": (1, whole, whole - part)}
+    assert found.memory == part + whole + 2 * (other + other)
+    found = hlo.traffic(PIECES.replace("%piece", "%async_collective_fusion.1"))
+    assert (found.collectives, found.memory) == ({}, 2 * (other + other))  # begun elsewhere
 
 
 def test_of_a_condition_the_costliest_branch_counts():
