@@ -149,8 +149,8 @@ class _Program:
         elif kind not in FREE and not kind.endswith(("-done", "-update")):
             total.memory += self._moved(op, ops)
             for channel, each in self._collectives(op, ops):
-                # Beside other work a TPU begins one, does pieces of it (of a loop's rounds, too) and
-                # ends it: the beginning and the end have it in themselves, and so have the pieces.
+                # Beside other work a TPU begins one, does pieces of it (in rounds of a loop, too)
+                # and ends it: beginning and end each have it in them, and so has every piece.
                 if not channel or channel not in channels:
                     total.add(each)
                 channels.add(channel)

@@ -108,8 +108,9 @@ def changes(step: Step, chip: Chip, dtype: str, accumulate: int) -> list[Change]
         found.append(change(f"train.accumulate={accumulate // 2}", more, **less))
     if (n := step.copies) > 1:
         spared = (2 * step.params + step.optimizer) * (1 - 1 / n)
-        # Parameters are gathered forward and backward, gradients are summed to their places.
+        # Parameters are gathered, half as large in bfloat16, forward, again and backward; gradients
+        # are summed to their places in float32.
         gathered = step.params * step.fsdp * (1 - 1 / (n * step.fsdp))
-        links = 3 * step.parts * gathered - step.link_bytes
+        links = 2.5 * step.parts * gathered - step.link_bytes
         found.append(change(f"mesh.fsdp={n * step.fsdp}", -spared, links=links))
     return found

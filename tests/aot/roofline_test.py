@@ -44,7 +44,7 @@ def test_a_change_gives_what_its_formula_says():
     assert more.roofline.links == 2 * 0.01 and less.roofline.links == 0.01 / 2
     split = found.pop("mesh.fsdp=4")
     assert split.total == pytest.approx(5e9 - 4e9 * 3 / 4)  # parameters, gradients and optimizer
-    assert split.roofline.links == pytest.approx(3 * 2 * 1e9 * 3 / 4 / 90e9)
+    assert split.roofline.links == pytest.approx(2.5 * 2 * 1e9 * 3 / 4 / 90e9)
     assert not found
 
 
