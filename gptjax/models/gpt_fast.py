@@ -148,6 +148,15 @@ class FastGPT(GPTLanguageModel):
                 x, _ = apply(x, layer)
         return self.logits(x)
 
+    def embed(self, x_BxT: jax.Array, positions: jax.Array) -> jax.Array:
+        if self.is_initializing() or jax.sharding.get_abstract_mesh().empty:
+            return super().embed(x_BxT, positions)
+        # Each device looks its rows up in whole tables: of cut ones it would get parts of all rows.
+        tables = (self.token_embedding_table, self.position_embedding_table)
+        whole = (lax.with_sharding_constraint(t.embedding, PartitionSpec()) for t in tables)
+        tok_emb, pos_emb = (t[i] for t, i in zip(whole, (x_BxT, positions), strict=True))
+        return tok_emb + pos_emb
+
     def logits(self, x_BxTxC: jax.Array) -> jax.Array:
         padding = -self.vocab_size % self.pad_vocab
         if self.is_initializing() or not padding:

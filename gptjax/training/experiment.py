@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from gptjax import models
 from gptjax.checkpoints.run import Run
-from gptjax.config.schema import ATTENTION_MODELS, Config, ModelConfig
+from gptjax.config.schema import ATTENTION_MODELS, Config, MeshConfig, ModelConfig
 from gptjax.data import corpora, dataset, tokenizers
 from gptjax.data.batching import Batch, get_batches
 from gptjax.errors import UserError
@@ -201,5 +201,9 @@ def _bytes(tree: Any) -> int:
 
 
 def of_run(run: Run, workdir: Path) -> Experiment:
-    """The experiment that a run was trained in, to measure it again; see ``Run.read_corpus``."""
-    return build(run.config, run.tokenizer, run.read_corpus(workdir))
+    """The experiment that a run was trained in, to measure it again; see ``Run.read_corpus``.
+
+    Its rows are dealt out over the devices that are here, however many it was trained on.
+    """
+    config = dataclasses.replace(run.config, mesh=MeshConfig())
+    return build(config, run.tokenizer, run.read_corpus(workdir))
