@@ -59,7 +59,8 @@ class Compiled:
     """What the compiler says of a program on one device.
 
     ``memory``: bytes by what they hold. ``missing``: by how many bytes it does not fit, where the
-    compiler gave up; there is no ``traffic`` then, nor where it was only lowered.
+    compiler gave up; there is no ``traffic`` then, nor where it was only lowered, nor where this
+    jaxlib cannot read the program of a newer libtpu.
     """
 
     what: str
@@ -183,8 +184,16 @@ def compile_for(program: Program, target: Target) -> Compiled:
         found,
         seconds=time.perf_counter() - begin,
         memory=_memory(found, compiled.memory_analysis()),
-        traffic=hlo.traffic(compiled.as_text()),
+        traffic=_traffic(compiled),
     )
+
+
+def _traffic(compiled: Any) -> hlo.Traffic | None:
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # so of TPU v6e with jax 0.10.2 and libtpu 0.0.52
+        return None
+    return hlo.traffic(text)
 
 
 def _memory(found: Compiled, analysis: Any) -> dict[str, int]:

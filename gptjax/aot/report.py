@@ -203,6 +203,11 @@ def _step_lines(report: Report) -> list[str]:
         f"made: {amount(train.flops / n, 'FLOP')} a device"
     ]
     if train.traffic is None:
+        why = "it is too large" if train.missing else "jaxlib cannot read libtpu's program"
+        lines.append(f"  memory      what it moves is not known: {why}")
+        if limits := report.limits():
+            alone = f"{1e3 * limits.compute:,.3g} ms at the peak in {report.dtype}"
+            lines.append(f"  roofline    products alone take {alone}")
         return lines
     lines.append(f"  memory      {amount(train.traffic.memory)} read and written a device")
     for kind, (calls, size, sent) in sorted(train.traffic.collectives.items()):
