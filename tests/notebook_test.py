@@ -6,8 +6,10 @@ cell tagged "parameters" are put in after it; IPython is a stand-in that notes w
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +70,16 @@ def test_its_cells_train_show_the_curve_sample_and_keep_the_run(tmp_path):
     assert f"displayed: {tmp_path / 'run'}/loss.png" in output
     assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")
     assert "ROMEO:" in output.split("displayed:")[1], "the sample begins with the prompt"
-    summary = json.loads((tmp_path / "drive/run/summary.json").read_text(encoding="utf-8"))
+    with tarfile.open(tmp_path / "drive/run.tar") as archive:
+        names = archive.getnames()
+        summary = json.load(archive.extractfile("./summary.json"))
     assert summary["steps"] == 20
+    assert any(name.startswith("./checkpoints/step_20") for name in names)
+    # Colab disconnects, its disk is gone, and all cells are run again.
+    shutil.rmtree(tmp_path / "run")
+    settings["OVERRIDES"].append("--config.train.steps=30")
+    output = run_cells(CODE[:5], settings, cwd=ROOT / "launch", JAX_PLATFORMS="cpu")
+    assert "continuing at step 20" in output
 
 
 def test_outside_a_clone_it_fetches_one_once_and_works_in_it(tmp_path):

@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 600
+STEPS = 240
 TRAIN = ["--config=configs/bigram_embed.py", "--config.train.batch_size=8"]
-TRAIN += [f"--config.train.steps={STEPS}", "--config.train.eval_every=200"]
-TRAIN += ["--config.train.eval_iters=2", "--config.train.chunk_steps=5", "--config.expected={}"]
-TRAIN += ["--config.checkpoint.every_steps=100", "--heartbeat_seconds=10"]
+TRAIN += [f"--config.train.steps={STEPS}", "--config.train.eval_every=80"]
+TRAIN += ["--config.train.eval_iters=2", "--config.train.chunk_steps=2", "--config.expected={}"]
+TRAIN += ["--config.checkpoint.every_steps=40", "--heartbeat_seconds=10"]
+
+GOING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
 
 
 def said(*command):
@@ -38,7 +40,7 @@ def fact(job, name):
     return re.search(rf"\b{name}=(\S+)", said("scontrol", "show", "job", job))[1]
 
 
-def wait(job, folder, seconds=300):
+def wait(job, folder, seconds=1200):
     """The state in which a job ends; a progress line every 10 s."""
     for tick in range(seconds * 2):
         if (state := fact(job, "JobState")) not in (
@@ -63,7 +65,7 @@ def last_step(folder):
 
 def wait_for_step(job, folder, step):
     while last_step(folder) < step:
-        if fact(job, "JobState") not in ("PENDING", "CONFIGURING", "RUNNING"):
+        if fact(job, "JobState") not in GOING:
             return
         time.sleep(0.1)
 

@@ -19,6 +19,11 @@ done
 
 dir=$(mktemp -d) host=$(hostname -s) pids=()
 end() {
+  jobs=$(squeue --noheader --format=%i 2>/dev/null) || jobs=
+  if [ -n "$jobs" ]; then # what runs would outlive the daemons
+    scancel $jobs || true
+    for _ in $(seq 40); do [ -n "$(squeue --noheader 2>/dev/null)" ] || break; sleep 0.5; done
+  fi
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
   wait || true
   rm -rf "$dir"

@@ -77,7 +77,8 @@ def hush(argv: Sequence[str]) -> bool:
     flagged = any(re.match("--?coordinator(=|$)", argument) for argument in argv)
     if "--debug" in argv or not (flagged or schedulers.detected()):
         return False
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "4")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # a parent's JAX left its default, 1
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "4"
     return True
 
 

@@ -67,12 +67,13 @@ def _admit(place: Place, seconds: float) -> list[Peer]:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 connection = server.accept()[0]
                 connection.settimeout(_HELLO_S)
-                hello = json.loads(_line(connection))
+                hello = json.loads(_line(connection)[0])
                 peer = Peer(connection, int(hello["index"]), str(hello["host"]))
-                if why := _refusal(hello["count"], peer, peers, place):
+                if why := _refusal(hello["count"], peer, _living(peers), place):
                     connection.sendall(_encoded({"refused": why}))
                     continue
                 peers[peer.index] = peer
+            peers = _living(peers)
     missing = sorted(set(range(1, place.count)) - set(peers))
     for peer in peers.values():
         with contextlib.suppress(OSError):
@@ -93,9 +94,13 @@ def _refusal(count: int, peer: Peer, peers: dict[int, Peer], place: Place) -> st
         return f"it counts {place.count} processes, this one {count}"
     if not 0 < peer.index < count:
         return f"there is no process {peer.index}"
-    if (there := peers.get(peer.index)) and not _has_gone(there):
+    if there := peers.get(peer.index):
         return f"process {peer.index} is there already, on {there.host}"
     return ""
+
+
+def _living(peers: dict[int, Peer]) -> dict[int, Peer]:
+    return {index: peer for index, peer in peers.items() if not _has_gone(peer)}
 
 
 def _has_gone(peer: Peer) -> bool:
@@ -117,11 +122,11 @@ def _knock(place: Place, seconds: float) -> Peer:
             connection = socket.create_connection((place.host, place.port), timeout=_HELLO_S)
             connection.settimeout(left + _HELLO_S)  # until all the others have come, too
             connection.sendall(_encoded(hello))
-            if said := _line(connection):
-                refused = json.loads(said)["refused"]
-                if refused:
+            said, more = _line(connection)
+            if said:
+                if refused := json.loads(said)["refused"]:
                     raise UserError(f"the first process, at {place.coordinator}, says: {refused}")
-                return Peer(connection, 0, place.host)
+                return Peer(connection, 0, place.host, unread=more)
             why = "it closed the connection"
         except OSError as error:
             why = error.strerror or str(error)
@@ -179,6 +184,9 @@ class Watchdog:
     def _watch(self) -> None:
         beat = min(self._seconds / 6, 0.5 + self._seconds / 60)
         looped = sent = time.monotonic()
+        with self._lock:
+            for peer in self._peers:  # what came with the welcome
+                self._hear(peer, b"")
         while not self._closed:
             ready = self._selector.select(beat) if self._peers else time.sleep(beat / 4)
             with self._lock:
@@ -207,6 +215,9 @@ class Watchdog:
             self._lost(peer, "has ended without a word")
             return
         peer.heard = time.monotonic()
+        self._hear(peer, new)
+
+    def _hear(self, peer: Peer, new: bytes) -> None:
         *lines, peer.unread = (peer.unread + new).split(b"\n")
         for line in filter(None, lines):
             said = json.loads(line)
@@ -259,9 +270,10 @@ def _encoded(what: dict[str, Any]) -> bytes:
     return json.dumps(what).encode() + b"\n"
 
 
-def _line(connection: socket.socket) -> bytes:
-    """The first line that a connection says."""
+def _line(connection: socket.socket) -> tuple[bytes, bytes]:
+    """The first line that a connection says, and what came with it."""
     text = b""
-    while not text.endswith(b"\n") and len(text) < _LINE_LIMIT and (new := connection.recv(1024)):
+    while b"\n" not in text and len(text) < _LINE_LIMIT and (new := connection.recv(1024)):
         text += new
-    return text
+    line, _, more = text.partition(b"\n")
+    return line, more

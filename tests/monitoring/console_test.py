@@ -106,6 +106,14 @@ def test_plain_lines_are_few_and_without_control_characters(clock, monkeypatch, 
     assert err == "warning: careful \\x1b\n"
 
 
+def test_of_several_processes_the_first_alone_speaks(monkeypatch, capsys):
+    monkeypatch.setattr(console.cluster, "is_first", lambda: False)
+    with Terminal() as quiet:
+        quiet.note("a note")
+        quiet.warn("a warning")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_best_is_said_of_a_step_that_was_better_than_another(capsys):
     with Terminal() as terminal:
         for step, val in ((0, 4.4), (10, 4.0), (20, 2.0)):
