@@ -63,6 +63,7 @@ def test_one_branch_is_run_and_each_device_does_its_share():
         return jax.lax.cond(i, lambda x: x @ wide, lambda x: x @ wide @ wide.T @ wide, x)
 
     assert flops.product_flops(jax.make_jaxpr(one_of_two)(True, x).jaxpr) == 3 * product
-    mesh, rows = jax.sharding.AbstractMesh((4,), ("data",)), jax.sharding.PartitionSpec("data")
+    auto, rows = (jax.sharding.AxisType.Auto,), jax.sharding.PartitionSpec("data")
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=auto)
     shared = jax.shard_map(lambda x: x @ wide, mesh=mesh, in_specs=rows, out_specs=rows)
     assert flops.product_flops(jax.make_jaxpr(shared)(x).jaxpr) == product
