@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "the exact loss of a run over a split, or over any text",
     "compare": "several runs in one table and one picture; --ladder trains them",
     "look": "ask a trained model what it knows",
+    "aot": "whether a run fits devices that are not here, and how fast it can be there",
     "bench": "measure training, writing and starting, beside PyTorch",
 }
 PAGE = f"""usage: gptjax COMMAND [--flag=value ...]

@@ -3,6 +3,8 @@
 #
 #     bash launch/test.sh tests/data/batching_test.py -k windows
 #
+# GPTJAX_SLOW=1 adds what takes minutes: a step of GPT-2's 124 M parameters, the notes' GPT compiled
+# for a TPU (where the package libtpu is; without it no test compiles for one).
 # The corpora come from GPTJAX_DATA_DIR, else from ../shared/data where that folder exists.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""The most arithmetic that a device can do: what a speed is a share of.
+"""The most arithmetic that a device can do: what a speed is a share of; its memory and links.
 
 In: a device's name and a dtype. Out: the maker's figure, FLOP/s of dense matrix products, of a CPU
 the largest product found here and now, and of a device that nobody wrote down, none.
@@ -7,32 +7,50 @@ the largest product found here and now, and of a device that nobody wrote down, 
 import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gptjax.runtime import fast_paths
 
-# TFLOP/s of one JAX device (of TPU v2 and v3: half a chip) by a part of its ``device_kind``, the
-# first that fits: float32 and bfloat16. float32 is what JAX's default precision makes of it:
-# bfloat16 products on a TPU, TensorFloat-32 on a GPU that has it; a T4 has neither.
+
+class Chip(NamedTuple):
+    """The maker's figures of one JAX device (of TPU v2 and v3: half a chip), None: it has none.
+
+    TFLOP/s in float32 and bfloat16; float32 is what JAX's default precision makes of it: bfloat16
+    products on a TPU, TensorFloat-32 on a GPU that has it; a T4 has neither. ``memory_gib`` is what
+    programs may fill, ``memory_gb_s`` its speed. ``link_gb_s``: what it sends to its neighbours on
+    one axis of the torus, both ways together, or to all others over NVLink or PCIe.
+    """
+
+    float32: float
+    bfloat16: float | None
+    memory_gib: float
+    memory_gb_s: float
+    link_gb_s: float
+
+
+# By a part of the ``device_kind``, the first that fits. Sources: Google's pages of each TPU
+# (cloud.google.com/tpu/docs), what XLA says of a TPU's memory when a program is too large, and of
+# links "How to scale your model" (jax-ml.github.io/scaling-book, table of TPU specifications);
+# NVIDIA's data sheets.
 KNOWN = {
-    "TPU v2": (22.5, 22.5),
-    "TPU v3": (61.5, 61.5),
-    "TPU v4": (275, 275),
-    "TPU v5 lite": (197, 197),
-    "TPU v5e": (197, 197),
-    "TPU v5p?": (459, 459),
-    "TPU v6( lite|e)": (918, 918),
-    "H200 NVL": (417.5, 835),
-    "H200": (494.5, 989),
-    "H100 NVL": (417.5, 835),
-    "H100 PCIe": (378, 756),
-    "H100": (494.5, 989),
-    "A100": (156, 312),
-    "NVIDIA L4": (60.5, 121),
-    "T4": (8.1, None),
+    "TPU v2": Chip(22.5, 22.5, 7.48, 350, 62),
+    "TPU v3": Chip(61.5, 61.5, 15.48, 450, 100),
+    "TPU v4": Chip(275, 275, 30.75, 1228, 90),
+    "TPU v5 lite": Chip(197, 197, 15.75, 819, 90),
+    "TPU v5e": Chip(197, 197, 15.75, 819, 90),
+    "TPU v5p?": Chip(459, 459, 95.74, 2765, 180),
+    "TPU v6( lite|e)": Chip(918, 918, 31.25, 1640, 180),
+    "H200 NVL": Chip(417.5, 835, 131, 4800, 450),
+    "H200": Chip(494.5, 989, 131, 4800, 450),
+    "H100 NVL": Chip(417.5, 835, 87.5, 3900, 300),
+    "H100 PCIe": Chip(378, 756, 74.5, 2000, 32),
+    "H100": Chip(494.5, 989, 74.5, 3350, 450),
+    "A100": Chip(156, 312, 74.5, 2039, 300),
+    "NVIDIA L4": Chip(60.5, 121, 22.4, 300, 32),
+    "T4": Chip(8.1, None, 14.9, 320, 16),
 }
 DTYPES = ("float32", "bfloat16")
 SIZES = (512, 1024, 2048)  # of the square products that are tried on a CPU
@@ -47,11 +65,17 @@ def dtypes() -> tuple[str, ...]:
 
 def known(kind: str, dtype: str) -> float | None:
     """FLOP/s of a ``device_kind``; None where it is not known."""
-    for part, peaks in KNOWN.items():
+    found = chip(kind)
+    peak = found and getattr(found, dtype)
+    return peak and 1e12 * peak
+
+
+def chip(kind: str) -> Chip | None:
+    """All figures of a ``device_kind``; None where it is not known."""
+    for part, found in KNOWN.items():
         # TPU v4 lite is another chip, and of a MIG nobody knows which share it is.
         if re.search(rf"\b{part}\b(?! lite|.*\bMIG\b)", kind):
-            peak = peaks[DTYPES.index(dtype)]
-            return peak and 1e12 * peak
+            return found
     return None
 
 

@@ -37,7 +37,12 @@ def product_flops(jaxpr: Any) -> int:
             left = equation.invars[0].aval.shape
             out = math.prod(equation.outvars[0].aval.shape)
             total += 2 * out * math.prod(left[axis] for axis in contracted)
+        if equation.primitive.name == "cond":  # one of them is run: the costliest
+            total += max(product_flops(branch.jaxpr) for branch in equation.params["branches"])
+            continue
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "shard_map":  # in it stands what one device does
+            times = equation.params["mesh"].size
         for value in jax.tree.leaves(list(equation.params.values())):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):

@@ -153,7 +153,7 @@ def test_a_config_file_that_opens_a_file_that_is_not_there_is_one_line(tmp_path,
 
 
 COMMANDS = ["gptjax.train", "gptjax.sample", "gptjax.evaluate", "gptjax.look"]
-COMMANDS += ["gptjax.prepare", "gptjax.compare.__main__"]
+COMMANDS += ["gptjax.prepare", "gptjax.compare.__main__", "gptjax.aot.__main__"]
 
 
 @pytest.mark.parametrize("module", ["gptjax.cli", "gptjax.cli.main", *COMMANDS])

@@ -53,3 +53,17 @@ def test_flops_inside_calls_and_branches_count():
 
     jaxpr = jax.make_jaxpr(inside)(jnp.ones((4, 4)))
     assert flops.product_flops(jaxpr.jaxpr) == 3 * 2 * 4**3
+
+
+def test_one_branch_is_run_and_each_device_does_its_share():
+    x, wide = jnp.zeros((8, 6)), jnp.zeros((6, 5))
+    product = 2 * 8 * 6 * 5
+
+    def one_of_two(i, x):
+        return jax.lax.cond(i, lambda x: x @ wide, lambda x: x @ wide @ wide.T @ wide, x)
+
+    assert flops.product_flops(jax.make_jaxpr(one_of_two)(True, x).jaxpr) == 3 * product
+    auto, rows = (jax.sharding.AxisType.Auto,), jax.sharding.PartitionSpec("data")
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=auto)
+    shared = jax.shard_map(lambda x: x @ wide, mesh=mesh, in_specs=rows, out_specs=rows)
+    assert flops.product_flops(jax.make_jaxpr(shared)(x).jaxpr) == product
