@@ -117,6 +117,12 @@ def train_from_python(
 
 def folder(config: Config, workdir: str | Path | None) -> Path:
     """Where a run lives, unless it is said: in runs/, by its name."""
+    if workdir and "://" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir} is no folder: a run wants locks, appending and renames that are "
+            "whole or not at all, which object stores do not have; train in a folder, or in a "
+            "bucket that is mounted as one, and copy the finished run there"
+        )
     return Path(os.path.expanduser(workdir) if workdir else Path("runs") / config.name)
 
 

@@ -6,15 +6,16 @@ import importlib
 import os
 import runpy
 import sys
-import types
 from pathlib import Path
 
+import jax
 import pytest
 import tiny_runs
 
 from gptjax.cli import main as cli
 from gptjax.data import text_file
 from gptjax.runtime import compilation_cache, run_lock
+from gptjax.runtime.mesh_rules import AXES
 from gptjax.training import experiment
 
 MISSING, BIG = "there is no such thing", 99_999_999_999
@@ -329,10 +330,11 @@ def test_a_pipe_is_refused_and_not_waited_for(world, capsys):
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(world, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "make_mesh", lambda: types.SimpleNamespace(size=3))
+    mesh = jax.sharding.AbstractMesh((3, 1, 1), AXES)
+    monkeypatch.setattr(experiment, "make_mesh", lambda *_: mesh)
     before = tree(world)
     code = call("train", *command_line("train", "", world))
-    named = ["train.batch_size=4", "3 devices", "use 6"]
+    named = ["train.batch_size=4", "3 parts", "use 6"]
     assert_refused(code, capsys, named, world, before)
 
 

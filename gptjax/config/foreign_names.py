@@ -111,7 +111,13 @@ TABLE = (
     ),
     ("dtype precision mixed_precision fp16 bf16 amp", "model.compute_dtype", ""),
     ("compile torch_compile jit", "", "every step is compiled"),
-    ("ddp world_size local_rank fsdp tensor_parallel_size", "", "one process takes all devices"),
+    ("tensor_parallel_size tensor_parallel", "mesh.tensor", ""),
+    ("fsdp_size zero_stage", "mesh.fsdp", "it cuts parameters, gradients and optimizer"),
+    (
+        "ddp world_size local_rank",
+        "",
+        "one process takes all devices of a machine; several are told --coordinator",
+    ),
     (
         "gradient_checkpointing checkpoint_activations",
         "model.remat",

@@ -95,7 +95,9 @@ class DataConfig(Part, group="data."):
 
     name: str = field("shakespeare", f"a known corpus: {', '.join(CORPORA)}")
     path: str = field(
-        "", "a UTF-8 text file of your own, or what prepare made of one; wins over name"
+        "",
+        "a UTF-8 text file of your own, or what prepare made of one, of gs:// or s3:// too; wins "
+        "over name",
     )
     kind: str = field(
         "auto",

@@ -7,5 +7,6 @@
 - ``token_files``: a text larger than memory as files of its tokens, written and opened
 - ``corpora``: known corpora by name, your own text by path
 - ``text_file``: UTF-8 files
+- ``remote``: texts and token files on an object store, copied once
 - ``download``: the bytes of a known corpus, from a pip package or a URL
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config.schema import DataConfig, TokenizerConfig
-from gptjax.data import token_files, tokenizers
+from gptjax.data import remote, token_files, tokenizers
 from gptjax.data.dataset import Encoded
 from gptjax.data.download import FetchError, PipPackage, Url
 from gptjax.data.splits import item_lines, split_as_makemore, split_items, split_stream
@@ -156,13 +156,14 @@ def load(config: DataConfig, seed: int, say: Say = to_stderr) -> Corpus:
     ``seed`` shuffles the items before they are split; a stream does not depend on it. UserError: no
     such file or corpus, not a text, too little of it, or a download that failed.
     """
-    if config.path and os.path.isdir(expand(config.path)):
-        found, source = token_files.open_folder(config.path), f"the tokens in {config.path}"
+    path = remote.local(config.path, say)
+    if path and os.path.isdir(expand(path)):
+        found, source = token_files.open_folder(path), f"the tokens in {config.path}"
         if config.kind == "items":
             raise UserError(f"{source} are of a stream: data.kind=items needs the text itself")
         return Corpus(found.name, "stream", source, found.sha256, found.splits, prepared=found)
-    if config.path:
-        text = read_text(config.path)
+    if path:
+        text = read_text(path)
         name, source, kind = Path(config.path).name, f"file {config.path}", "stream"
     else:
         text, source = known_text(config.name, say)

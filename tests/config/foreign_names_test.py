@@ -1,5 +1,6 @@
 """What people type who come from another trainer is answered, and what the answers name exists."""
 
+import importlib
 import inspect
 import re
 
@@ -13,7 +14,9 @@ from gptjax.config.foreign_names import ANSWERS, TABLE, nearest
 from gptjax.config.parse import PATHS
 from gptjax.errors import UserError, last_part
 
-FLAGS = {flag.name for command in (compare, evaluate, look, sample) for flag in command.FLAGS}
+train = importlib.import_module("gptjax.train")  # gptjax.train is the function
+COMMANDS = (compare, evaluate, look, sample, train)
+FLAGS = {flag.name for command in COMMANDS for flag in command.FLAGS}
 FLAGS |= {flag.name for flag in every([], config=True)}
 SETTINGS = list(inspect.signature(gptjax.generate).parameters)[1:-1]
 TRAIN = ["--workdir", "--config", *(f"--config.{path}" for path in PATHS)]

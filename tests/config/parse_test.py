@@ -14,6 +14,8 @@ from gptjax.errors import UserError
 
 # A value other than the default, for every field that does not take any.
 OTHER = {
+    "mesh.data": 3,
+    "mesh.uneven": "whole",
     "data.name": "names",
     "data.kind": "items",
     "data.split": "makemore",
