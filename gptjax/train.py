@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gptjax.cli import main as cli
 from gptjax.config import ConfigDict, files, parse
 from gptjax.config.schema import Config
+from gptjax.data.remote import is_remote
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import cluster, preemption
@@ -117,7 +118,7 @@ def train_from_python(
 
 def folder(config: Config, workdir: str | Path | None) -> Path:
     """Where a run lives, unless it is said: in runs/, by its name."""
-    if workdir and "://" in str(workdir):
+    if workdir and is_remote(str(workdir)):
         raise UserError(
             f"--workdir={workdir} is no folder: a run wants locks, appending and renames that are "
             "whole or not at all, which object stores do not have; train in a folder, or in a "
@@ -138,9 +139,9 @@ def main(args: Any) -> int:
     with Terminal(sys.stderr) as terminal, terminal.doing("waiting for the other processes"):
         cluster.start(args.coordinator, args.process_id, args.num_processes, args.heartbeat_seconds)
     workdir = folder(args.config, args.workdir)
-    asked = {"show_batch": args.show_batch, "show_sharding": args.show_sharding}
-    asked = [name for name, on in asked.items() if on]
-    asked += ["replay_step"] * (args.replay_step is not None)
+    questions = {"show_batch": args.show_batch, "show_sharding": args.show_sharding}
+    questions["replay_step"] = args.replay_step is not None
+    asked = [name for name, on in questions.items() if on]
     if asked[1:]:
         raise UserError(f"--{asked[0]} and --{asked[1]} are two questions: ask one at a time")
     if args.show_batch:

@@ -118,16 +118,21 @@ def has_lines(workdir: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
+def prepare(folder: Path, chance: random.Random) -> None:
+    """What the runs of a folder share: a text, and the cache of compiled programs."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    words = ["".join(chance.choices("abcdefg", k=5)) for _ in range(30)]
+    text = "\n".join(chance.choices(words, k=300))
+    (folder / "words.txt").write_text(text + "\n", encoding="utf-8")
+
+
 class Torture:
     """A folder with a run that nobody touched, to which the others are compared."""
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.chance = folder, random.Random(seed)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-        words = ["".join(self.chance.choices("abcdefg", k=5)) for _ in range(30)]
-        text = "\n".join(self.chance.choices(words, k=300))
-        (folder / "words.txt").write_text(text + "\n", encoding="utf-8")
+        prepare(folder, self.chance)
         self._run("warm")  # fills the cache of compiled programs: the next ones take less time
         self.until_first_line, self.writing = self._run("whole")
         self.whole = outcome(folder / "whole")

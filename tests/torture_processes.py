@@ -20,8 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torture
-from torture import CONTINUE_ME, SETTINGS, command, has_lines, run, start
+from torture import CONTINUE_ME, SETTINGS, command, has_lines, prepare, run, start
 
 HEARTBEAT_S, MOST_S = 10, 300
 SETTINGS |= {"mesh.fsdp": 2, "train.batch_size": 8, "train.steps": 90, "train.eval_every": 30}
@@ -98,11 +97,7 @@ def main() -> int:
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         job = Job(Path(folder), args.processes)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
-        torture.jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
-        words = ["".join(chance.choices("abcdefg", k=5)) for _ in range(30)]
-        text = "\n".join(chance.choices(words, k=300))
-        (job.folder / "words.txt").write_text(text + "\n", encoding="utf-8")
+        prepare(job.folder, chance)
         children = job.start("whole")
         while not has_lines(job.folder / "whole"):
             time.sleep(0.01)

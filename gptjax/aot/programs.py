@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import re
 import time
 from collections.abc import Callable
@@ -30,10 +29,9 @@ from gptjax.evaluation.flops import product_flops
 from gptjax.generation import decode
 from gptjax.generation.sampling import Chain, Temperature
 from gptjax.runtime import fast_paths
-from gptjax.runtime.mesh_rules import Placement, check_divisible, make_mesh, shard_shape
-from gptjax.training import optimizer
+from gptjax.runtime.mesh_rules import device_bytes
+from gptjax.training import experiment
 from gptjax.training.experiment import Experiment
-from gptjax.training.train_step import init_state, nats_of
 
 GIB = 2**30
 NAMES = ("train", "evaluation", "decode")
@@ -80,20 +78,8 @@ def experiment_of(config: Config, vocab_size: int, target: Target) -> Experiment
     """The experiment of a config on a target, without a corpus; UserError: it does not divide."""
     how = fast_paths.resolve(config.model, target.like)
     model = models.build(how, vocab_size)
-    placement = Placement(make_mesh(config.mesh, target.devices), config.mesh.uneven)
-    train = config.train
-    check_divisible(train.batch_size, train.accumulate, placement.row_parts)
     config = dataclasses.replace(config, model=how)
-    on_cpu = target.like.platform == "cpu"
-    evaluator = loss_eval.Evaluator(
-        model,
-        train.batch_size,
-        train.eval_iters,
-        placement,
-        loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
-    )
-    tx = optimizer.build(config.optim)
-    return Experiment(config, None, None, model, tx, {}, placement, evaluator)
+    return experiment.assemble(config, model, target.devices, target.like.platform)
 
 
 def row_length(exp: Experiment) -> int:
@@ -113,12 +99,10 @@ def _train(exp: Experiment) -> Program:
     batches = _batches(exp, 1, *part)
     rates, n = _shaped((1,), FLOAT, whole), _shaped((), INT, whole)
     key = jax.eval_shape(lambda: exp.dropout_key).update(sharding=whole)
-    traced = getattr(exp.train_chunk, "jitted", exp.train_chunk).trace(
-        state, batches, rates, n, key
-    )
-    held = {"parameters": _on_a_device(state.params), "optimizer": _on_a_device(state.opt_state)}
+    traced = exp.train_chunk.trace(state, batches, rates, n, key)
+    held = {"parameters": device_bytes(state.params), "optimizer": device_bytes(state.opt_state)}
     # While the steps of one chunk run, the batches of the next wait.
-    held["batches"] = 2 * train.chunk_steps * _on_a_device(batches)
+    held["batches"] = 2 * train.chunk_steps * device_bytes(batches)
     return Program("train", traced, held)
 
 
@@ -126,7 +110,7 @@ def _evaluation(exp: Experiment) -> Program:
     params, T = exp.abstract_state.params, row_length(exp)
     batches = _batches(exp, *exp.evaluator.call_shape(T), T)
     traced = loss_eval.forward.trace(exp.model, loss_eval.row_sums, params, batches)
-    held = {"parameters": _on_a_device(params), "batches": _on_a_device(batches)}
+    held = {"parameters": device_bytes(params), "batches": device_bytes(batches)}
     return Program("evaluation", traced, held)
 
 
@@ -151,7 +135,7 @@ def _decode(exp: Experiment) -> Program:
     source = "window" if rows.cache is None else "cache"
     n = _shaped((), INT, whole)
     traced = decode._draw_tokens.trace(model, source, params, rows, sampler, n, None)
-    held = {"parameters": _on_a_device(params), "keys and values": _on_a_device(rows.cache)}
+    held = {"parameters": device_bytes(params), "keys and values": device_bytes(rows.cache)}
     return Program("decode", traced, held)
 
 
@@ -217,20 +201,6 @@ def _too_large(found: Compiled, error: Exception) -> dict[str, Any]:
     return {"memory": memory, "missing": sum(memory.values()) - has}
 
 
-def saved_bytes(model: Any, rows: int, T: int) -> int:
-    """What the forward pass of so many rows keeps for the backward pass, parameters left out."""
-    x, w = (jax.ShapeDtypeStruct((rows, T), kind) for kind in (INT, FLOAT))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(lambda: init_state(model, optimizer.descend(), 0)).params
-
-    def kept(params, batch, key):
-        return jax.vjp(lambda params: nats_of(model, params, batch, key)[0], params)[1]
-
-    size = sum(_size(leaf) for leaf in jax.tree.leaves(params))
-    saved = jax.tree.leaves(jax.eval_shape(kept, params, Batch(x, x, w), key))
-    return max(0, sum(map(_size, saved)) - size)
-
-
 def _batches(exp: Experiment, *shape: int) -> Batch:
     place = exp.placement.of_batch(len(shape))
     return Batch(*(_shaped(shape, kind, place) for kind in (INT, INT, FLOAT)))
@@ -238,16 +208,6 @@ def _batches(exp: Experiment, *shape: int) -> Batch:
 
 def _shaped(shape: tuple[int, ...], kind: Any, place: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, kind, sharding=place)
-
-
-def _on_a_device(tree: Any) -> int:
-    """Bytes that each device has of a tree of arrays with their shardings."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(shard_shape(a)) * a.dtype.itemsize for a in leaves)
-
-
-def _size(leaf: Any) -> int:
-    return leaf.size * leaf.dtype.itemsize
 
 
 def compiled(

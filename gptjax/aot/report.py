@@ -18,7 +18,7 @@ from gptjax.evaluation.flops import training_flops_per_token
 from gptjax.models import gpt
 from gptjax.models.gpt_fast import FastGPT
 from gptjax.runtime import fast_paths
-from gptjax.training.experiment import Experiment
+from gptjax.training.experiment import Experiment, saved_bytes
 
 DAY = 86_400
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
@@ -98,7 +98,9 @@ def _step(exp: Experiment, train: Compiled, T: int) -> Step:
     rows = max(1, c.batch_size // c.accumulate // exp.placement.row_parts)
     fast, fsdp = isinstance(exp.model, FastGPT), exp.placement.mesh.shape["fsdp"]
     saved = {
-        remat: programs.saved_bytes(exp.model.clone(remat=remat) if fast else exp.model, rows, T)
+        remat: saved_bytes(
+            exp.model.clone(remat=remat) if fast else exp.model, exp.abstract_state.params, rows, T
+        )
         for remat in (False, True)
     }
     # A block's values are there while they are computed again.

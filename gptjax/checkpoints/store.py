@@ -149,12 +149,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             self.wait()
 
     def __exit__(self, kind, error, trace) -> None:
-        # A failed write must not hide the error that ended the run.
-        hidden = (UserError,) if kind else ()
         if kind and cluster.count() > 1:  # the others may be elsewhere: nothing to wait for
             self._pending = None
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
+        # A failed write must not hide the error that ended the run.
+        hidden = (UserError,) if kind else ()
         with contextlib.suppress(*hidden), self._open:
             self.wait()
 

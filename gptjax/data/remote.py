@@ -35,14 +35,14 @@ def local(url: str, say: Callable[[str], None] = lambda line: None) -> str:
         import fsspec
 
         store, key = fsspec.core.url_to_fs(url)
-        names = store.find(key) or [key]
-        facts = [[name, *(str(store.info(name).get(fact)) for fact in FACTS)] for name in names]
+        files = store.find(key, detail=True) or {key: store.info(key)}
+        facts = [[name, *(str(of.get(fact)) for fact in FACTS)] for name, of in files.items()]
         version = hashlib.sha256(repr([url, facts]).encode()).hexdigest()[:16]
         copy = devices.cache_dir() / "remote" / version / Path(key).name
         if not copy.exists():
-            size = sum(store.size(name) or 0 for name in names)
+            size = sum(of.get("size") or 0 for of in files.values())
             say(f"fetching {url} ({size / 1e6:,.1f} MB)")
-            _fetch(store, key, names, copy)
+            _fetch(store, key, list(files), copy)
     except ImportError as error:
         package = PACKAGES.get(url.partition("://")[0], "a package of fsspec's")
         raise UserError(f"{url} needs {package}: pip install {package}") from error

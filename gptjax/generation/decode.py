@@ -75,11 +75,12 @@ def start(
     length_B = jnp.asarray([len(end) for end in ends], jnp.int32)
     begin_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32) - length_B
     cache = None
-    if isinstance(model, CachedGPT) and max(map(len, ends)) == 1:
-        cache = model.empty_cache(B)  # the loop reads the only token: one program less to compile
-    elif isinstance(model, CachedGPT):
-        read = ids_BxL[:, : min(bucket(max(map(len, ends))), model.block_size)]
-        cache = _read_prompts(model, params, read, length_B)
+    if isinstance(model, CachedGPT):
+        if (longest := max(map(len, ends))) > 1:
+            read = ids_BxL[:, : min(bucket(longest), model.block_size)]
+            cache = _read_prompts(model, params, read, length_B)
+        else:  # the loop reads the only token: one program less to compile
+            cache = model.empty_cache(B)
     return DecodeState(
         ids_BxL=jnp.asarray(ids_BxL),
         length_B=length_B,

@@ -22,7 +22,7 @@ from gptjax.models.gpt import (
     GPTLanguageModel,
     MultiHeadAttention,
 )
-from gptjax.runtime.mesh_rules import ROWS
+from gptjax.runtime.mesh_rules import ROWS, parts_of
 
 
 def dropout(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
@@ -55,7 +55,7 @@ def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
     if mesh.empty:
         return attend(*arrays)
     B, H = arrays[0].shape[:2]  # what cannot be dealt out is done by all
-    rows = None if B % (mesh.shape[ROWS[0]] * mesh.shape[ROWS[1]]) else ROWS
+    rows = None if B % parts_of(mesh, ROWS) else ROWS
     heads = None if H % mesh.shape["tensor"] else "tensor"
     cut = tuple(PartitionSpec(rows, heads) if x.ndim > 1 else PartitionSpec() for x in arrays)
     out = PartitionSpec(rows, None, heads)

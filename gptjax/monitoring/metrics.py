@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.runtime import devices
+from gptjax.runtime import cluster
 from gptjax.runtime.atomic_files import parse_json, read_small, write_whole
 
 LINES_LIMIT = 2**31  # bytes of a metrics.jsonl that are read
@@ -31,7 +31,7 @@ class JsonLines:
         lines = [raw for raw, record in kept if record["step"] <= resume_step][:n_lines]
         self.n_lines = len(lines)
         self._file = -1
-        if devices.is_writer():
+        if cluster.is_first():
             write_whole(path, b"".join(lines))
             # Unbuffered: what a killed process wrote is already the system's.
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
@@ -100,7 +100,7 @@ def last_sample(records: Iterable[Mapping[str, Any]]) -> str:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write ``summary.json`` or its like: the old file or the new one, never a half."""
-    if devices.is_writer():
+    if cluster.is_first():
         write_whole(path, to_json(data, indent=2))
 
 

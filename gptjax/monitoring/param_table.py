@@ -21,12 +21,14 @@ def model_rows(params: Mapping[str, Any]) -> list[ParamRow]:
 
 def sharding_lines(params: Mapping[str, Any]) -> Iterator[str]:
     """A line for each parameter: shape, how the mesh cuts it, what each device has of it."""
+    from gptjax.runtime.mesh_rules import axis_names, device_bytes  # they import jax
+
     leaves, cells = dict(_leaves(params)), [("parameter", "shape", "cut by", "bytes per device")]
     for path, shape, _ in model_rows(params):
         leaf = leaves[path]
-        axes = [" x ".join(_names(axis)) or "-" for axis in leaf.sharding.spec]
-        n_bytes = math.prod(leaf.sharding.shard_shape(shape)) * leaf.dtype.itemsize
-        cells.append((path, _shapes([(path, shape, 0)], 1), ", ".join(axes) or "-", f"{n_bytes:,}"))
+        axes = [" x ".join(axis_names(axis)) or "-" for axis in leaf.sharding.spec]
+        of_one = f"{device_bytes(leaf):,}"
+        cells.append((path, _shapes([(path, shape, 0)], 1), ", ".join(axes) or "-", of_one))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for *left, right in cells:
         row = [cell.ljust(width) for cell, width in zip(left, widths, strict=False)]
@@ -38,10 +40,6 @@ def largest_matrix(params: Mapping[str, Any]) -> tuple[str, Any]:
     return max(
         (item for item in _leaves(params) if item[1].ndim == 2), key=lambda item: item[1].size
     )
-
-
-def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import harmless
-from gptjax.runtime import devices
+from gptjax.runtime import cluster
 from gptjax.runtime.atomic_files import write_whole
 
 BATCHES, TRAIN, VAL = "batches", "train", "val"
@@ -202,7 +202,7 @@ def plane_figure(
 
 def write_png(path: Path, draw: Callable[[], Any]) -> str:
     """Write the figure that ``draw`` makes as a PNG; returns "", or why there is no picture."""
-    if not devices.is_writer():
+    if not cluster.is_first():
         return ""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

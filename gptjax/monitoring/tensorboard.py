@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from gptjax.runtime import devices
+from gptjax.runtime import cluster
 
 
 class TensorBoard:
@@ -18,7 +18,7 @@ class TensorBoard:
     def __init__(self, folder: Path, resume_step: int | None, wanted: bool = True):
         """Write to ``folder``; hide what an earlier start wrote after ``resume_step``."""
         self._open, self._writer, self._threads, self.note = None, None, set(), ""
-        if not (wanted and devices.is_writer()):
+        if not (wanted and cluster.is_first()):
             return
         try:
             from tensorboardX import SummaryWriter

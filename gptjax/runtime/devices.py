@@ -106,13 +106,6 @@ def device_line() -> str:
     return line
 
 
-def is_writer() -> bool:
-    """Whether this process writes a run's files and lines: of several processes the first."""
-    import jax
-
-    return jax.process_index() == 0
-
-
 def facts() -> dict[str, Any]:
     """What a run records of the machine and its code, as plain JSON types; starts a JAX backend."""
     import jax

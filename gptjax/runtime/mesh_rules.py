@@ -7,6 +7,8 @@ mesh it is never changes what is computed, but for rounding.
 
 import contextlib
 import dataclasses
+import functools
+import math
 import re
 from typing import Any
 
@@ -72,7 +74,7 @@ class Placement:
     @property
     def row_parts(self) -> int:
         """In how many parts the rows of a batch are cut."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return parts_of(self.mesh, ROWS)
 
     def of_path(self, path: str, shape: tuple[int, ...] = ()) -> NamedSharding:
         """Of a leaf of the training state: "params/lm_head/kernel", by the rule that fits.
@@ -88,23 +90,16 @@ class Placement:
                 "that fits: add or mend one"
             )
         for size, axes in zip(shape, fits[0], strict=False):
-            n = self.parts_of(axes)
+            n = parts_of(self.mesh, axes)
             if size % n and self.uneven == "whole":
                 return self.whole
             if size % n:
-                names = " x ".join(f"mesh.{axis}" for axis in _tuple(axes))
+                names = " x ".join(f"mesh.{axis}" for axis in axis_names(axes))
                 raise UserError(
                     f"{path} of shape {shape}: {size} is not divisible by {n}, which is {names}: "
                     "choose another mesh, or mesh.uneven=whole keeps it on each device"
                 )
         return NamedSharding(self.mesh, fits[0])
-
-    def parts_of(self, axes: str | tuple[str, ...] | None) -> int:
-        """In how many parts axes of the mesh cut an axis of an array."""
-        parts = 1
-        for axis in _tuple(axes):
-            parts *= self.mesh.shape[axis]
-        return parts
 
     def of_tree(self, tree: Any) -> Any:
         """A sharding for each leaf of a tree of arrays or shapes."""
@@ -130,15 +125,13 @@ class Placement:
 
     def put_batch(self, batch: Any) -> Any:
         """A batch on the devices, its rows split over them; a process sends its own."""
-
         return jax.tree.map(lambda array: put_array(array, self.of_batch(array.ndim)), batch)
 
     def fetch(self, tree: Any) -> Any:
         """Whole arrays on the host, in every process."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
-        whole = jax.tree.map(lambda _: self.whole, tree)
-        return jax.device_get(jax.jit(lambda tree: tree, out_shardings=whole)(tree))
+        return jax.device_get(_gather(self.whole)(tree))
 
     def on_mesh(self, jitted: Any) -> Any:
         """A jitted function, called and lowered where its models see the mesh."""
@@ -160,10 +153,21 @@ class OnMesh:
         with self.placement.shown():
             return self.jitted(*args)
 
+    def trace(self, *args: Any) -> Any:
+        """As of the function."""
+        with self.placement.shown():
+            return self.jitted.trace(*args)
+
     def lower(self, *args: Any) -> Any:
         """As of the function."""
         with self.placement.shown():
             return self.jitted.lower(*args)
+
+
+@functools.cache
+def _gather(whole: NamedSharding) -> Any:
+    """What makes a tree whole on each device; kept, for it is compiled once for each shape."""
+    return jax.jit(lambda tree: tree, out_shardings=whole)
 
 
 def put_array(array: Any, place: jax.sharding.Sharding | None) -> jax.Array:
@@ -180,13 +184,23 @@ def whole_beside(tree: Any) -> jax.sharding.Sharding | None:
     return NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
 
 
-def shard_shape(leaf: Any) -> tuple[int, ...]:
-    """The shape of what one device has of an array."""
-    place = getattr(leaf, "sharding", None)
-    return place.shard_shape(leaf.shape) if place else leaf.shape
+def device_bytes(tree: Any) -> int:
+    """The size of a tree of arrays, of those that lie somewhere of what one device has."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        place = getattr(leaf, "sharding", None)
+        shape = place.shard_shape(leaf.shape) if place else leaf.shape
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
 
 
-def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def parts_of(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
+    """In how many parts axes of a mesh, also an abstract one, cut an axis of an array."""
+    return math.prod(mesh.shape[axis] for axis in axis_names(axes))
+
+
+def axis_names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """An entry of a ``PartitionSpec`` as a tuple."""
     return (axes,) if isinstance(axes, str) else axes or ()
 
 

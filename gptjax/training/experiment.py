@@ -5,7 +5,6 @@ In: a ``Config``. Out: an ``Experiment``, which changes nothing: trainer and com
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from gptjax.evaluation import loss_eval
 from gptjax.evaluation.count_models import count_bigram_nats, fit_ngram
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.runtime import devices, fast_paths
-from gptjax.runtime.mesh_rules import Placement, check_divisible, make_mesh, shard_shape
+from gptjax.runtime.mesh_rules import Placement, check_divisible, device_bytes, make_mesh
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import StepMetrics, TrainState, init_state, nats_of
 
@@ -72,18 +71,13 @@ class Experiment:
         rows = max(1, train.batch_size // train.accumulate // self.placement.row_parts)
         split = self.splits["train"]
         T = split.lookback + split.window
-        x, w = (jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32))
-
-        def saved(params, batch, key):  # by the forward pass, for the backward pass
-            return jax.vjp(lambda params: nats_of(self.model, params, batch, key)[0], params)[1]
-
-        key = jax.eval_shape(lambda: self.dropout_key)
-        params, optimizer = _bytes(state.params), _bytes(state.opt_state)
-        activations = _bytes(jax.eval_shape(saved, state.params, Batch(x, x, w), key)) - params
+        params, optimizer = device_bytes(state.params), device_bytes(state.opt_state)
         needs = {"parameters": params, "gradients": params, "optimizer": optimizer}
-        chunk = train.chunk_steps * train.accumulate * _bytes(Batch(x, x, w))
+        chunk = train.chunk_steps * train.accumulate * device_bytes(abstract_batch(rows, T))
         needs[f"batches of {train.chunk_steps:,} steps"] = 2 * chunk  # while one runs, the next
-        return needs | {f"activations of {rows:,} rows": max(0, activations)}
+        return needs | {
+            f"activations of {rows:,} rows": saved_bytes(self.model, state.params, rows, T)
+        }
 
     def require_memory(self) -> None:
         """Refuse, by a UserError, a training that would fill the memory until something dies."""
@@ -165,13 +159,23 @@ def build(
     tok = text.tokenizer(config.tokenizer, tok)
     how = fast_paths.resolve(config.model)
     model = models.build(how, tok.vocab_size, tok.start_id)
-    train, window = config.train, config.window(text.is_items)
-    splits = dataset.build(text.splits, tok, model, text.is_items, window, train.neighbours)
+    window, neighbours = config.window(text.is_items), config.train.neighbours
+    splits = dataset.build(text.splits, tok, model, text.is_items, window, neighbours)
     dataset.check_lengths(splits)
-    placement = Placement(make_mesh(config.mesh), config.mesh.uneven)
-    tx = optimizer.build(config.optim)
+    return dataclasses.replace(assemble(config, model), corpus=text, tokenizer=tok, splits=splits)
+
+
+def assemble(
+    config: Config, model: nn.Module, devices: list[Any] | None = None, platform: str = ""
+) -> Experiment:
+    """What needs no text, on devices (all of them by default), for programs of a ``platform``.
+
+    UserError: rows or parameters cannot be dealt out to them.
+    """
+    placement = Placement(make_mesh(config.mesh, devices), config.mesh.uneven)
+    train, tx = config.train, optimizer.build(config.optim)
     check_divisible(train.batch_size, train.accumulate, placement.row_parts)
-    on_cpu = placement.mesh.devices.flat[0].platform == "cpu"
+    on_cpu = (platform or placement.mesh.devices.flat[0].platform) == "cpu"
     evaluator = Evaluator(
         model,
         train.batch_size,
@@ -179,7 +183,7 @@ def build(
         placement,
         loss_eval.CALL_FLOPS if on_cpu else loss_eval.ACCELERATOR_CALL_FLOPS,
     )
-    return Experiment(config, text, tok, model, tx, splits, placement, evaluator)
+    return Experiment(config, None, None, model, tx, {}, placement, evaluator)
 
 
 def _require_mask(config: ModelConfig) -> None:
@@ -194,10 +198,23 @@ def _require_mask(config: ModelConfig) -> None:
         )
 
 
-def _bytes(tree: Any) -> int:
-    """The size of a tree of arrays, of those that lie somewhere of what one device has."""
-    sizes = (math.prod(shard_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    return sum(sizes)
+def abstract_batch(rows: int, T: int) -> Batch:
+    """The shapes of a batch (rows, T)."""
+    x, w = (jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32))
+    return Batch(x, x, w)
+
+
+def saved_bytes(model: nn.Module, params: Any, rows: int, T: int) -> int:
+    """What the forward pass of so many rows keeps for the backward pass, parameters left out."""
+
+    def saved(params, batch, key):
+        return jax.vjp(lambda params: nats_of(model, params, batch, key)[0], params)[1]
+
+    # Whole ones, wherever they lie: what is saved has no place yet.
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    kept = jax.eval_shape(saved, params, abstract_batch(rows, T), key)
+    return max(0, device_bytes(kept) - device_bytes(params))
 
 
 def of_run(run: Run, workdir: Path) -> Experiment:

@@ -16,6 +16,7 @@ from gptjax.aot.roofline import Roofline
 from gptjax.cli import main as cli
 from gptjax.config import files
 from gptjax.config.parse import from_dict
+from gptjax.training.experiment import saved_bytes
 
 TINY = ["--config=gpt:small", "--config.model.n_layer=1", "--config.model.n_embd=16"]
 TINY += ["--config.model.n_head=2", "--config.model.block_size=8", "--config.train.batch_size=8"]
@@ -184,8 +185,9 @@ def test_remat_keeps_less_of_a_forward_pass():
     config = from_dict({"model": {"kind": "gpt", "attention": "blocks", **sizes}})
     target = targets.find(targets.parse("cpu:1"))
     exp = programs.experiment_of(config, V, target)
-    kept = [programs.saved_bytes(exp.model, rows, T) for rows in (1, 2, 3)]
-    less = programs.saved_bytes(exp.model.clone(remat=True), 2, T)
+    params = exp.abstract_state.params
+    kept = [saved_bytes(exp.model, params, rows, T) for rows in (1, 2, 3)]
+    less = saved_bytes(exp.model.clone(remat=True), params, 2, T)
     assert 0 < less < kept[1] / 2 and kept[2] - kept[1] == kept[1] - kept[0] > 0
 
 

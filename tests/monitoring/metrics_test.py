@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax.monitoring import metrics
-from gptjax.runtime import devices
+from gptjax.runtime import cluster
 
 
 def strict(line):
@@ -137,7 +137,7 @@ def test_only_the_first_of_several_processes_writes_and_all_count_the_lines(tmp_
         log.write(record)
     log.close()
     before = path.read_bytes()
-    monkeypatch.setattr(devices, "is_writer", lambda: False)
+    monkeypatch.setattr(cluster, "is_first", lambda: False)
     log = metrics.JsonLines(path, 1)
     assert log.n_lines == 1
     log.write({"step": 2, "loss_nats": 1.5})

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptjax.monitoring import plots
-from gptjax.runtime import devices
+from gptjax.runtime import cluster
 
 LINES = {"count bigram": 2.4819}
 
@@ -206,7 +206,7 @@ def test_no_losses_and_no_matplotlib_give_a_note_and_no_file(tmp_path, monkeypat
 
 
 def test_only_the_first_of_several_processes_draws(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "is_writer", lambda: False)
+    monkeypatch.setattr(cluster, "is_first", lambda: False)
 
     def draw():
         pytest.fail("it was drawn")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax.monitoring.tensorboard import TensorBoard
-from gptjax.runtime import devices
+from gptjax.runtime import cluster
 
 
 def events(folder):
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_made_is_told_and_stops_nothing(tmp_path):
 
 def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
-    monkeypatch.setattr(devices, "is_writer", lambda: False)
+    monkeypatch.setattr(cluster, "is_first", lambda: False)
     board = TensorBoard(tmp_path / "tb", None)
     board.scalars(6, {"a": 1.0})
     board.text(6, "a", "b")
