@@ -26,7 +26,8 @@ from gptjax.config.schema import Config
 from gptjax.data.remote import is_remote
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
-from gptjax.runtime import cluster, preemption
+from gptjax.processes import cluster
+from gptjax.runtime import preemption
 
 if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is said before
     from gptjax.checkpoints.run import Run

@@ -1,4 +1,4 @@
-"""One of several processes, as tests/runtime/cluster_test.py starts them; says what it is asked to.
+"""One of several processes, as processes/cluster_test.py starts them; says what it is asked to.
 
     python cluster_member.py --coordinator=127.0.0.1:4000 --process_id=0 --num_processes=2 --do=wait
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from gptjax.cli import main as cli
 from gptjax.errors import UserError
-from gptjax.runtime import cluster, schedulers, watchdog
+from gptjax.processes import cluster, schedulers, watchdog
 
 
 def agree() -> dict[str, Any]:

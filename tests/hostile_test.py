@@ -49,7 +49,7 @@ class Evil:
 
 
 # One signal is bound to a function of C's library.
-TIES = {"runtime/cluster.py": {"ctypes"}}
+TIES = {"processes/cluster.py": {"ctypes"}}
 
 
 def test_nothing_in_the_package_unpickles_or_evaluates():

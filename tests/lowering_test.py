@@ -20,7 +20,7 @@ from gptjax.evaluation import loss_eval
 from gptjax.generation import decode
 from gptjax.generation.generate import generate
 from gptjax.generation.sampling import Chain, MinP, RepetitionPenalty, Temperature, TopK, TopP
-from gptjax.models.gpt_cached import CachedGPT
+from gptjax.models.fast.gpt_cached import CachedGPT
 from gptjax.runtime.mesh_rules import Placement, make_mesh
 from gptjax.training import optimizer
 from gptjax.training.experiment import Experiment

@@ -16,7 +16,7 @@ from gptjax.aot.targets import Target
 from gptjax.bench import peaks
 from gptjax.evaluation.flops import training_flops_per_token
 from gptjax.models import gpt
-from gptjax.models.gpt_fast import FastGPT
+from gptjax.models.fast.gpt_fast import FastGPT
 from gptjax.runtime import fast_paths
 from gptjax.training.experiment import Experiment, saved_bytes
 

@@ -26,7 +26,8 @@ from gptjax.checkpoints import directory, manifest, pytree
 from gptjax.checkpoints.directory import Slot
 from gptjax.config.schema import CheckpointConfig
 from gptjax.errors import UserError
-from gptjax.runtime import atomic_files, cluster
+from gptjax.processes import cluster
+from gptjax.runtime import atomic_files
 
 PARTS = ("params", "rest")  # apart, so that sampling reads only params
 # Beside the arrays: what orbax writes of them, some 20 files and a folder for each part.

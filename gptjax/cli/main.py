@@ -21,7 +21,8 @@ from gptjax.cli import help
 from gptjax.cli.flags import RUN_FLAGS, Flag
 from gptjax.config.schema import Config
 from gptjax.errors import UserError, harmless
-from gptjax.runtime import cluster, compilation_cache, devices, preemption
+from gptjax.processes import cluster
+from gptjax.runtime import compilation_cache, devices, preemption
 
 LONGEST_LINE = 1000  # characters of what is said of a mistake
 

@@ -170,7 +170,7 @@ class ModelConfig(Part, group="model."):
 
     def __post_init__(self):
         super().__post_init__()
-        fast = ("remat", "scan_layers", "pad_vocab")  # models/gpt_fast.py
+        fast = ("remat", "scan_layers", "pad_vocab")  # models/fast/gpt_fast.py
         how = ("compute_dtype", "storage_dtype", "attention", *fast)
         changed = [name for name in how if getattr(self, name) != getattr(type(self), name)]
         for name in changed if self.kind != "gpt" else ():

@@ -16,8 +16,8 @@ import numpy as np
 from flax import linen as nn
 
 from gptjax.generation.sampling import Chain, draw
+from gptjax.models.fast.gpt_cached import Cache, CachedGPT
 from gptjax.models.gpt import GPTLanguageModel
-from gptjax.models.gpt_cached import Cache, CachedGPT
 
 ROOM = 1024  # the most tokens of one call
 

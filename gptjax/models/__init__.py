@@ -7,9 +7,7 @@ In reading order:
 - ``averaging``: three ways to average the past
 - ``gpt``: from one head to the GPT
 - ``precision``: its one product, in float32 or bfloat16
-- ``gpt_fast``: the same GPT, quicker
-- ``block_attention``: attention without the (T, T) square
-- ``gpt_cached``: the same GPT one piece at a time, for decoding
+- ``fast``: the same GPT, quicker
 - ``rungs``: the steps between the bigram and the GPT
 - ``mlp``: the slides' model of names
 - ``ngram``: counted tables
@@ -27,8 +25,8 @@ from flax import linen as nn
 from gptjax.config.schema import RUNGS, ModelConfig
 from gptjax.errors import UserError
 from gptjax.models.bigram import BigramEmbedLanguageModel, BigramLanguageModel
+from gptjax.models.fast.gpt_fast import FastGPT, FusedGPT
 from gptjax.models.gpt import GPTLanguageModel
-from gptjax.models.gpt_fast import FastGPT, FusedGPT
 from gptjax.models.mlp import MLPLanguageModel
 from gptjax.models.ngram import NGramLanguageModel
 from gptjax.models.precision import Precision

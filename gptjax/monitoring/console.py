@@ -21,7 +21,7 @@ from rich.text import Text
 
 from gptjax.errors import harmless
 from gptjax.monitoring.param_table import ParamRow, fold
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 
 _ASCII = str.maketrans({"…": "...", "–": "-", "×": "x", "━": "=", "─": "-", "│": "|"})
 

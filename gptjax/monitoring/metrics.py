@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 from gptjax.runtime.atomic_files import parse_json, read_small, write_whole
 
 LINES_LIMIT = 2**31  # bytes of a metrics.jsonl that are read

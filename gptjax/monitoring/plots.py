@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import harmless
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 from gptjax.runtime.atomic_files import write_whole
 
 BATCHES, TRAIN, VAL = "batches", "train", "val"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 
 
 class TensorBoard:

@@ -6,9 +6,6 @@
 - ``compilation_cache``: compiled programs kept on disk
 - ``run_lock``: one training per work folder
 - ``pace``: how much of a long work to do at a time
-- ``schedulers``: which process of how many this is
-- ``cluster``: several processes as one run
-- ``watchdog``: who of them still lives
 - ``preemption``: SIGINT, SIGTERM and SIGHUP end a run in good order
 - ``atomic_files``: files written whole or not at all, and read without harm
 """

@@ -21,7 +21,8 @@ from gptjax.errors import UserError
 from gptjax.generation.generate import preview
 from gptjax.monitoring import metrics, tensorboard
 from gptjax.monitoring.console import Terminal
-from gptjax.runtime import cluster, preemption, run_lock
+from gptjax.processes import cluster
+from gptjax.runtime import preemption, run_lock
 from gptjax.runtime.pace import Pace
 from gptjax.training import experiment, nonfinite, resume, summary
 from gptjax.training.train_step import StepMetrics, estimate_loss

@@ -12,8 +12,8 @@ from gptjax.config.schema import Config, DataConfig, ModelConfig, TokenizerConfi
 from gptjax.data import tokenizers
 from gptjax.errors import UserError
 from gptjax.evaluation import embeddings, probe
+from gptjax.models.fast.gpt_fast import FastGPT
 from gptjax.models.gpt import GPTLanguageModel, twin
-from gptjax.models.gpt_fast import FastGPT
 from gptjax.models.precision import Precision
 
 TEXT = "so it is. it is so.\n"

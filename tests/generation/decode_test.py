@@ -12,8 +12,8 @@ import pytest
 from gptjax import models
 from gptjax.config.schema import MODELS, WINDOWS, ModelConfig
 from gptjax.generation import decode, sampling
+from gptjax.models.fast.gpt_cached import CachedGPT
 from gptjax.models.gpt import GPTLanguageModel
-from gptjax.models.gpt_cached import CachedGPT
 
 V, W = 11, 6
 PLAIN = sampling.build(1.0)

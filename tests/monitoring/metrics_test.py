@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax.monitoring import metrics
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 
 
 def strict(line):

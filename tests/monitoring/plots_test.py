@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptjax.monitoring import plots
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 
 LINES = {"count bigram": 2.4819}
 

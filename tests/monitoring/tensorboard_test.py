@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax.monitoring.tensorboard import TensorBoard
-from gptjax.runtime import cluster
+from gptjax.processes import cluster
 
 
 def events(folder):

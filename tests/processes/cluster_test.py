@@ -21,8 +21,8 @@ import cluster_member
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.runtime import cluster, watchdog
-from gptjax.runtime.schedulers import Place
+from gptjax.processes import cluster, watchdog
+from gptjax.processes.schedulers import Place
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and file descriptors of POSIX")
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ def test_a_mistake_within_together_is_raised_in_all_in_the_same_words():
 def test_one_process_needs_no_jax_for_any_of_it():
     program = """
         import sys
-        from gptjax.runtime import cluster
+        from gptjax.processes import cluster
         cluster.start()
         cluster.start("10.0.0.2:4000", 0, 1)
         cluster.barrier("here")

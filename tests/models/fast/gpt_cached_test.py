@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from gptjax.models.fast.gpt_cached import CachedGPT
 from gptjax.models.gpt import GPTLanguageModel
-from gptjax.models.gpt_cached import CachedGPT
 
 B, T, BLOCK, C, H, K, V, N = 2, 5, 8, 12, 3, 4, 13, 2
 TOKENS = np.random.default_rng(3).integers(0, V, (B, BLOCK))

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gptjax.errors import UserError
-from gptjax.runtime import devices, schedulers, watchdog
+from gptjax.processes import schedulers, watchdog
+from gptjax.runtime import devices
 
 START_S = 300.0  # that processes may start apart: installing packages, waiting for a node
 HEARTBEAT_S = 60.0

@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 from gptjax.errors import UserError, harmless
+from gptjax.processes.schedulers import Place
 from gptjax.runtime.preemption import CONTINUE_ME
-from gptjax.runtime.schedulers import Place
 
 GRACE_S = 5.0  # in which a process that hears of another's end comes to the same end by itself
 LEAVE_S = 2.0  # that the first, whose end JAX would notice, waits for the others to go before it

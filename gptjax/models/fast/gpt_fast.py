@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from gptjax.models import block_attention
+from gptjax.models.fast import block_attention
 from gptjax.models.gpt import (
     ACTIVATIONS,
     Block,

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.models import block_attention
+from gptjax.models.fast import block_attention
+from gptjax.models.fast.gpt_fast import FastGPT, FusedGPT
 from gptjax.models.gpt import GPTLanguageModel, Head
-from gptjax.models.gpt_fast import FastGPT, FusedGPT
 from gptjax.models.loss import cross_entropy
 from gptjax.models.precision import Precision
 

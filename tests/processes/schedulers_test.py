@@ -6,8 +6,9 @@ import re
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.runtime import devices, schedulers
-from gptjax.runtime.schedulers import Place
+from gptjax.processes import schedulers
+from gptjax.processes.schedulers import Place
+from gptjax.runtime import devices
 
 SLURM = {"JOB_ID": "70001", "STEP_NODELIST": "n1", "NTASKS": "6", "PROCID": "4", "LOCALID": "1"}
 SLURM = {f"SLURM_{name}": value for name, value in SLURM.items()}
