@@ -41,7 +41,7 @@ def train(
     Args:
       config: what ``--config`` takes: a name ("gpt", "gpt:small", "bigram") or a file's path; or a
         ``ConfigDict`` (``gptjax.config.base()`` has every field), or the ``config`` of a ``Run``.
-      workdir: the folder of the run; runs/<name> when it is not set.
+      workdir: the folder of the run, or gs://, s3://; runs/<name> when it is not set.
       overrides: fields of the config by last name, ``steps=100, n_layer=2``; those whose last name
         is another's too by path, ``**{"model.kind": "bigram"}``.
 
@@ -58,9 +58,11 @@ def load(workdir: str | Path, checkpoint: str | int = "best") -> Run:
 
     UserError where there is none, or only a damaged one.
     """
+    from gptjax.checkpoints import mirror
     from gptjax.checkpoints.run import open_run
 
-    return open_run(Path(os.path.expanduser(workdir)), checkpoint)
+    folder = mirror.reading(os.path.expanduser(workdir), checkpoint, ("params",))
+    return open_run(folder, checkpoint)
 
 
 def generate(

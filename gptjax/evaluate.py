@@ -48,7 +48,7 @@ def main(args: Any) -> int:
             from gptjax.monitoring import metrics
 
             run = open_for_command(args.workdir, args.checkpoint, terminal.warn)
-        report: dict[str, Any] = {"workdir": str(Path(args.workdir)), "step": run.step}
+        report: dict[str, Any] = {"workdir": args.workdir, "step": run.step}
         with terminal.doing("evaluating"):
             if args.text_file:
                 report |= of_text(run, args.text_file, args.per_token, terminal)

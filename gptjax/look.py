@@ -22,6 +22,7 @@ import numpy as np
 from gptjax.cli import main as cli
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal, shown
+from gptjax.runtime.object_store import is_remote
 
 if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
     from gptjax.checkpoints.run import Run
@@ -95,7 +96,8 @@ def look_plane(run: Run, words: Sequence[str], args: Any) -> str:
 
     points, texts, how = probe.plane(run, words)
     labels, title = list(map(visible, texts)), f"{run.config.name}: vectors of tokens"
-    path = Path(args.out or Path(args.workdir) / "plane.png")
+    folder = "." if is_remote(args.workdir) else args.workdir
+    path = Path(args.out or f"{folder}/plane.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     tokens = f"{len(labels):,} of {run.tokenizer.vocab_size:,} tokens"
     what = f"{tokens}, {how}"
@@ -140,7 +142,11 @@ FLAGS = [
     *cli.RUN_FLAGS,
     cli.Flag("top", int, "how many answers; 27 (next), 5 (each place) or 10 when not set"),
     cli.Flag("every_position", False, "next: after every place of the context"),
-    cli.Flag("out", "", "plane: the PNG; plane.png in the folder of the run when empty"),
+    cli.Flag(
+        "out",
+        "",
+        "plane: the PNG; plane.png in the folder of the run (of a URL: here) when empty",
+    ),
 ]
 
 if __name__ == "__main__":

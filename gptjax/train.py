@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from gptjax.cli import main as cli
 from gptjax.config import ConfigDict, files, parse
 from gptjax.config.schema import Config
-from gptjax.data.remote import is_remote
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 from gptjax.processes import cluster
 from gptjax.runtime import preemption
+from gptjax.runtime.object_store import is_remote
 
 if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is said before
     from gptjax.checkpoints.run import Run
@@ -50,13 +50,15 @@ def batch_lines(config: Config) -> Iterator[str]:
         yield f"when input is {context.tolist()} the target is {target}   {shown}"
 
 
-def replay_lines(config: Config, workdir: Path, step: int) -> Iterator[str]:
+def replay_lines(config: Config, workdir: str | Path, step: int) -> Iterator[str]:
     """What is not finite in a step of a run."""
     with Terminal(sys.stderr) as terminal, terminal.doing("replaying"):
+        from gptjax.checkpoints import mirror
         from gptjax.training import experiment, nonfinite
 
         told = functools.partial(terminal.busy, f"replaying to step {step}")
-        found = nonfinite.replay(experiment.build(config), workdir, step, told)
+        within = mirror.reading(workdir, "every")
+        found = nonfinite.replay(experiment.build(config), within, step, told)
     yield from nonfinite.lines(found)
 
 
@@ -80,12 +82,18 @@ def show_sharding(config: Config) -> None:
     jax.debug.visualize_sharding(leaf.shape, leaf.sharding)
 
 
-def fit(config: Config, workdir: Path, terminal: Terminal, overridden: list[str]) -> None:
-    """``trainer.fit``, after saying what is trained; ``overridden``: fields set beside the file."""
+def fit(config: Config, workdir: str | Path, terminal: Terminal, overridden: list[str]) -> Path:
+    """``trainer.fit``, after saying what is trained; ``overridden``: fields set beside the file.
+
+    Returns the run's folder, of a URL its copy.
+    """
     terminal.title(config.title)
     with terminal.doing("starting JAX"):
+        from gptjax.checkpoints import mirror
         from gptjax.training import summary, trainer
-    trainer.fit(config, workdir, terminal, summary.why_no_band(overridden))
+    with mirror.training(workdir, terminal) as within:
+        trainer.fit(config, within, terminal, summary.why_no_band(overridden))
+    return within
 
 
 def train_from_python(
@@ -105,7 +113,7 @@ def train_from_python(
     workdir = folder(checked, workdir)
     with Terminal() as terminal:
         try:
-            fit(checked, workdir, terminal, changed)
+            within = fit(checked, workdir, terminal, changed)
         except preemption.Stopped as stopped:
             terminal.note(
                 f"{stopped.signal} at step {stopped.step:,}: saved; call it again to go on"
@@ -114,17 +122,13 @@ def train_from_python(
             raise (KeyboardInterrupt if by_hand else SystemExit(preemption.CONTINUE_ME)) from None
     from gptjax.checkpoints.run import open_run
 
-    return open_run(workdir)
+    return open_run(within)
 
 
-def folder(config: Config, workdir: str | Path | None) -> Path:
-    """Where a run lives, unless it is said: in runs/, by its name."""
+def folder(config: Config, workdir: str | Path | None) -> str | Path:
+    """Where a run lives, a folder or a URL; unless it is said: in runs/, by its name."""
     if workdir and is_remote(str(workdir)):
-        raise UserError(
-            f"--workdir={workdir} is no folder: a run wants locks, appending and renames that are "
-            "whole or not at all, which object stores do not have; train in a folder, or in a "
-            "bucket that is mounted as one, and copy the finished run there"
-        )
+        return str(workdir)
     return Path(os.path.expanduser(workdir) if workdir else Path("runs") / config.name)
 
 
@@ -162,7 +166,7 @@ def main(args: Any) -> int:
 
 
 FLAGS = [
-    cli.Flag("workdir", "", "folder of the run; runs/<name> when empty"),
+    cli.Flag("workdir", "", "folder of the run, or gs://, s3://; runs/<name> when empty"),
     cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
     cli.Flag("show_batch", False, "print page 3's contexts and targets of one row, and end"),
     cli.Flag("show_sharding", False, "print which device has what of each parameter, and end"),

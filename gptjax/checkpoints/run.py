@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax import models
-from gptjax.checkpoints import directory, store
+from gptjax.checkpoints import directory, mirror, store
 from gptjax.config import parse
 from gptjax.config.foreign_names import nearest
 from gptjax.config.schema import Config
@@ -207,7 +207,8 @@ def open_for_command(workdir: str, checkpoint: str, warn: Callable[[str], None])
     """Open the run that ``--workdir`` and ``--checkpoint`` name; ``warn`` is told of damage."""
     if not workdir:
         raise UserError(f"--workdir is missing{runs_below('runs')}")
-    run = open_run(Path(workdir), which(checkpoint))
+    asked = which(checkpoint)
+    run = open_run(mirror.reading(workdir, asked, ("params",)), asked)
     for notice in run.notices:
         warn(notice)
     return run
@@ -270,9 +271,10 @@ def exact_val_nats(workdir: Path) -> dict[int, float]:
 
 def saved_config(workdir: str) -> Config | None:
     """The config of the newest sound checkpoint in a folder; None where there is none at all."""
-    if not directory.available(Path(workdir)):
+    folder = mirror.reading(workdir, "every", ())
+    if not directory.available(folder):
         return None
-    return understand(Path(workdir), store.read_meta(Path(workdir))[1]).config
+    return understand(folder, store.read_meta(folder)[1]).config
 
 
 def runs_below(top: str) -> str:

@@ -21,6 +21,7 @@ from gptjax.config import files, parse
 from gptjax.config.foreign_names import nearest
 from gptjax.config.schema import Config, fields
 from gptjax.errors import UserError, is_utf8
+from gptjax.runtime.object_store import is_remote
 
 
 class _Integer(absl_flags.IntegerParser):
@@ -91,7 +92,7 @@ class Flag:
 
 # Of every command that opens a run.
 RUN_FLAGS = (
-    Flag("workdir", "", "folder of the run"),
+    Flag("workdir", "", "folder of the run, or gs://, s3://"),
     Flag("checkpoint", "best", "best, last or a step"),
 )
 
@@ -130,6 +131,8 @@ def read(
             if path.startswith("~"):
                 user = path.partition("/")[0]
                 raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
+            if folder == "out" and is_remote(path):
+                raise UserError(f"--out={path:.80} is a URL: name a folder, and copy it there")
             if not is_utf8(path):
                 raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
             setattr(args, folder, path)

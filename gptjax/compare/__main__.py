@@ -78,7 +78,8 @@ def main(args: Any) -> int:
             from gptjax.checkpoints.run import which
             from gptjax.compare import measure
             from gptjax.monitoring import metrics
-        found, unfinished = measure.named_runs(args.workdirs)
+        checkpoint = which(args.checkpoint)
+        found, unfinished = measure.named_runs(args.workdirs, checkpoint)
         if unfinished:
             terminal.warn(f"not finished, so left out: {', '.join(unfinished)}")
         try:
@@ -86,7 +87,7 @@ def main(args: Any) -> int:
         except preemption.Stopped as stopped:
             terminal.note(str(stopped))
             return preemption.CONTINUE_ME
-        checkpoint, baseline = which(args.checkpoint), args.baseline or default
+        baseline = args.baseline or default
         with terminal.doing("comparing"):
             table, curves = measure.compare(found, checkpoint, terminal, baseline)
         out = Path(args.out or f"runs/{'ladder' if args.ladder else 'compare'}")
@@ -104,7 +105,11 @@ def main(args: Any) -> int:
 
 
 FLAGS = [
-    cli.Flag("workdirs", "", "folders of runs, commas between them; * stands for any"),
+    cli.Flag(
+        "workdirs",
+        "",
+        "folders (* stands for any), gs:// or s3:// of runs, commas between them",
+    ),
     cli.Flag("ladder", False, "train the rungs of configs/ladder.py, then compare them"),
     cli.Flag("rungs", "", "only these rungs, commas between them"),
     cli.Flag("steps", int, "steps of every rung; the file's when not set"),

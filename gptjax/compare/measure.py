@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.checkpoints import directory
+from gptjax.checkpoints import directory, mirror
 from gptjax.checkpoints import run as runs
 from gptjax.checkpoints.run import Run
 from gptjax.compare import RUNG_BEFORE
@@ -188,12 +188,15 @@ def _curves(one: Measured) -> list[plots.Curve]:
     return [dataclasses.replace(curve, label=one.name, exact=exact) for curve in val]
 
 
-def named_runs(workdirs: str) -> tuple[list[Path], list[str]]:
-    """Folders as listed, the finished runs of a pattern by name, 2 before 10; its unfinished."""
+def named_runs(workdirs: str, which: str | int = "best") -> tuple[list[Path], list[str]]:
+    """Folders as listed, the finished runs of a pattern by name, 2 before 10; its unfinished.
+
+    ``which``: the checkpoint that will be asked for; a URL's run is fetched with it.
+    """
     found, unfinished = [], []
     for name in map(os.path.expanduser, filter(None, map(str.strip, workdirs.split(",")))):
         if not glob.has_magic(name):
-            found.append(Path(name))
+            found.append(mirror.reading(name, which, ("params",)))
             continue
         by_name = sorted(glob.glob(name), key=lambda m: re.sub(r"\d+", lambda d: d[0].zfill(20), m))
         done = [match for match in by_name if runs.summary(Path(match))]

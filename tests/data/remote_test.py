@@ -81,7 +81,7 @@ def test_what_is_not_there_is_told_in_a_line(url, message):
 
 
 def test_a_store_without_its_package_is_told_which(monkeypatch):
-    def absent(url):
+    def absent(url, **how):
         raise ImportError("no gcsfs")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", absent)

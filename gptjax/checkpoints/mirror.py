@@ -1,0 +1,329 @@
+"""A run on an object store: a folder here that is its copy, and what keeps the two equal.
+
+In: a work folder's URL. Out: a folder. For a question it has what the question needs. For a
+training it is the run's own, and a thread copies what is finished to the same names in the store:
+
+- A checkpoint is there while its manifest is: put last, deleted first.
+- An old one is deleted only when the newest is there, the best one when a better one is.
+- Lines of metrics.jsonl are put before the checkpoint that counts them.
+- Each change needs the lease of the URL (``object_store.Lease``).
+"""
+
+import _thread
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from gptjax.checkpoints import directory, manifest
+from gptjax.checkpoints.directory import Slot
+from gptjax.checkpoints.manifest import MANIFEST, Damaged
+from gptjax.errors import UserError
+from gptjax.monitoring import metrics
+from gptjax.monitoring.console import Terminal
+from gptjax.processes import cluster
+from gptjax.runtime import devices, preemption, run_lock
+from gptjax.runtime.atomic_files import PART, read_json, write_whole
+from gptjax.runtime.object_store import Lease, Lost, Store, explaining, is_remote, reason
+
+POLL_S, BESIDE_S = 1.0, 30.0  # between two looks for checkpoints, and for what lies beside them
+LAST_TRIES = (0, 1, 2, 4, 8)  # once the run has ended: pauses before each, s
+PARTS = ("params", "rest")
+
+
+def reading(workdir: str | Path, which: str | int = "best", parts: tuple[str, ...] = PARTS) -> Path:
+    """A folder with the manifests below a URL, what lies beside them, ``parts`` of a checkpoint.
+
+    ``which``: "best", "last", a step, or "every" one. A path is returned as it is. UserError: the
+    store cannot be read, holds no such checkpoint, or no sound one.
+    """
+    url = str(workdir)
+    if not is_remote(url):
+        return Path(workdir)
+    with explaining(url):
+        store = Store(url)
+        folder = _folder(store, "reading")
+        with filelock.FileLock(folder.with_name("lock")):
+            for again in (True, True, False):
+                try:
+                    _fetch_all(store, folder, _manifests(store), parts if which == "every" else ())
+                    if which != "every":
+                        directory.first_sound(folder, which, lambda at: _fetch(store, at, parts))
+                    break
+                except FileNotFoundError:  # a trainer has just deleted it: look again
+                    if not again:
+                        raise
+                except UserError as error:
+                    raise UserError(str(error).replace(str(folder), url)) from error
+    return folder
+
+
+@contextlib.contextmanager
+def training(workdir: str | Path, terminal: Terminal) -> Iterator[Path]:
+    """A ``with`` that holds a URL, gives the run's folder, and copies there what is finished in it.
+
+    Its end waits until all is copied, also after a signal. A path is left as it is.
+
+    Raises:
+      UserError: another process has the URL, or took it over; or the store cannot be read or
+        written: what could not be copied stays here, and the next start on this machine copies it.
+    """
+    url = str(workdir)
+    if not is_remote(url):
+        yield Path(workdir)
+        return
+    with contextlib.ExitStack() as open_:
+        with cluster.together(), explaining(url, "used"):
+            store, copier = Store(url), None
+            folder = _folder(store, "training")
+            if cluster.is_first():
+                copier = _start(store, folder, terminal, open_)
+        place = cluster.from_first(_place(folder) if cluster.is_first() else "")
+        with cluster.together():
+            if _place(folder) != place:
+                raise UserError(
+                    f"{folder}, the copy of {url}, is another folder on each host: let "
+                    "GPTJAX_CACHE_DIR name one that all hosts see, or give such a one as --workdir"
+                )
+        terminal.note(f"{url} is copied from {folder}")
+        ended: BaseException | None = None
+        try:
+            yield folder
+        except BaseException as error:
+            ended = error
+        # Processes end in order together, and one with a mistake alone.
+        in_order = ended is None or isinstance(ended, preemption.Stopped)
+        with terminal.doing(f"copying to {url}"):
+            while (cluster.any_of if in_order else bool)(copier is not None and copier.ending()):
+                time.sleep(0.1)
+        trouble = copier.trouble() if copier else ""
+        if trouble and (ended is None or copier.lease.taker):
+            raise UserError(trouble) from ended
+        if in_order or trouble:
+            (terminal.warn if trouble else terminal.note)(trouble or f"{url} has all of it")
+        if ended is not None:
+            raise ended
+
+
+def _folder(store: Store, what: str) -> Path:
+    """Where the copy for reading or for training lies; the folder around it is there."""
+    name = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    around = Path(os.path.abspath(devices.cache_dir())) / "runs" / name / what
+    around.mkdir(parents=True, exist_ok=True)
+    return around / store.name
+
+
+def _place(folder: Path) -> str:
+    """Which of all copies of all runs this is; told when it is first asked for."""
+    path = folder.with_name("place.json")
+    if not isinstance(place := read_json(path, 100), str):
+        place = uuid.uuid4().hex
+        write_whole(path, f'"{place}"'.encode())
+    return place
+
+
+def _manifests(store: Store) -> dict[str, bytes]:
+    """Name -> manifest of each complete checkpoint in the store."""
+    names = [name.split("/") for name in store.files("checkpoints")]
+    complete = [n[1] for n in names if n[2:] == [MANIFEST] and re.fullmatch(r"step_[\w.-]+", n[1])]
+    return {name: store.read(f"checkpoints/{name}/{MANIFEST}") for name in complete}
+
+
+def _sums(manifests: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(text).hexdigest() for name, text in manifests.items()}
+
+
+def _fetch_all(
+    store: Store, folder: Path, manifests: dict[str, bytes], parts: tuple[str, ...]
+) -> None:
+    """Make a folder what the store is: the manifests, what lies beside them, ``parts`` of all."""
+    within, beside = directory.folder(folder), {n for n in store.files() if "/" not in n}
+    within.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.iterdir(), *within.iterdir()]:
+        if path != within and path.name not in (manifests if path.parent == within else beside):
+            directory.remove(path)
+    for name in beside:
+        store.get(name, folder)
+    for name, text in manifests.items():
+        path = within / name / MANIFEST
+        if not path.is_file() or path.read_bytes() != text:
+            directory.remove(path.parent)
+            store.get(f"checkpoints/{name}/{MANIFEST}", folder)
+    for slot in directory.slots(folder):
+        with contextlib.suppress(Damaged):  # whoever reads it says so, and may do without it
+            _fetch(store, slot, parts)
+
+
+def _fetch(store: Store, slot: Slot, parts: tuple[str, ...]) -> None:
+    """Fetch parts of a checkpoint, if they are not here; Damaged: the store has them no better.
+
+    FileNotFoundError: meanwhile it was deleted.
+    """
+    files, there = directory.facts(slot)["files"], f"checkpoints/{slot.path.name}"
+    for part in parts:
+        with contextlib.suppress(Damaged):
+            manifest.verify(slot.path, files, [part])
+            continue
+        for name in [name for name in files if name.startswith(f"{part}/")]:
+            try:
+                store.get(f"{there}/{name}", slot.within.parent)
+            except FileNotFoundError as error:
+                store.read(f"{there}/{MANIFEST}")
+                raise Damaged(f"{name} is missing") from error
+        manifest.verify(slot.path, files, [part])
+
+
+def _start(
+    store: Store, folder: Path, terminal: Terminal, open_: contextlib.ExitStack
+) -> "_Copier":
+    """Hold the URL, make the folder what the store is, unless it is ahead, and begin to copy."""
+    open_.enter_context(run_lock.lock(folder.parent))
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    us = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+    with terminal.doing(f"waiting for {store.url}"):
+        lease = open_.enter_context(Lease(store, us | {"place": _place(folder)}, terminal.note))
+    known = folder.with_name("copied.json")
+    with terminal.doing(f"fetching {store.url}"):
+        manifests = _manifests(store)
+        for name in store.files("checkpoints"):  # half put or half deleted by who was killed
+            if name.split("/")[1] not in manifests:
+                lease.require()
+                store.delete(name)
+        # If the store is as this folder left it, the folder is ahead in all that differs. If not,
+        # another machine went on, and nobody follows the line that is here alone.
+        if read_json(known, 10**6) != _sums(manifests):
+            known.unlink(missing_ok=True)
+            _fetch_all(store, folder, manifests, PARTS)
+            write_whole(known, metrics.to_json(_sums(manifests)))
+    return _Copier(store, folder, lease, known, terminal)
+
+
+class _Copier:
+    """A thread that brings the store up to the folder, until no more comes."""
+
+    def __init__(self, store: Store, folder: Path, lease: Lease, known: Path, terminal: Terminal):
+        self._store, self._folder, self.lease = store, folder, lease
+        self._known, self._terminal = known, terminal
+        self._there: dict[str, str] = read_json(known, 10**6)  # checkpoints: name -> manifest's sum
+        self._stamps: dict[str, tuple[int, int]] = {}  # of what lies beside, as it was put
+        self._beside_at, self._end = -BESIDE_S, threading.Event()
+        self._failed: Exception | None = None
+        self._thread = threading.Thread(target=self._follow, name="copier", daemon=True)
+        self._thread.start()
+
+    def ending(self) -> bool:
+        """Say that no more comes; whether there still is something to copy."""
+        self._end.set()
+        return self._thread.is_alive()
+
+    def trouble(self) -> str:
+        """After the end: why the store has not all of it, and what to do, or ""."""
+        url = self._store.url
+        if self.lease.taker:
+            return (
+                f"{url} was taken over by {self.lease.taker}, as this run had not renewed its lock "
+                "in time, and ends here: the same command goes on from what that one leaves"
+            )
+        if self._failed is None:
+            return ""
+        there = ", ".join(self._there) or "no checkpoint"
+        return (
+            f"{url} has {there}; the rest could not be copied ({reason(self._failed)}) and is in "
+            f"{self._folder}: the same command on this machine copies it and goes on"
+        )
+
+    def _follow(self) -> None:
+        tries = 0
+        while not self._end.wait(min(POLL_S * 2**tries, 60)):
+            tries = 0 if self._try() else tries + 1
+            if tries == 3:
+                line = f"{self._store.url} cannot be written ({reason(self._failed)})"
+                self._terminal.warn(f"{line}: the run goes on here, and this is tried again")
+        for pause in LAST_TRIES:
+            time.sleep(pause)
+            if self._try():
+                return
+
+    def _try(self) -> bool:
+        """Copy what there is; False if that failed, and may succeed another time."""
+        self._failed = None
+        try:
+            self.copy()
+        except Lost:
+            if not self._end.is_set() and callable(signal.getsignal(signal.SIGTERM)):
+                _thread.interrupt_main(signal.SIGTERM)  # ends the training in good order
+                self._end.set()
+        except Exception as error:
+            self._failed = error
+        return self._failed is None
+
+    def copy(self) -> None:
+        """Put what the store lacks, the newest first, and then delete what it has too much."""
+        self.lease.require()
+        while missing := [slot for slot in directory.slots(self._folder) if not self._has(slot)]:
+            self._put_beside("*.jsonl")
+            self._put_checkpoint(missing[-1])
+            self._delete_old()
+        if self._end.is_set() or time.monotonic() - self._beside_at > BESIDE_S:
+            self._put_beside("*")
+            self._beside_at = time.monotonic()
+
+    def _has(self, slot: Slot) -> bool:
+        return slot.path.name in self._there
+
+    def _put_beside(self, pattern: str) -> None:
+        """Put the files beside the checkpoints that have changed since they were put."""
+        for path in sorted(self._folder.rglob(pattern)):
+            name = path.relative_to(self._folder).as_posix()
+            if name.startswith("checkpoints/") or name == run_lock.NAME or name.endswith(PART):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # the next one takes its name
+                stamp = path.stat().st_mtime_ns, path.stat().st_size
+                if path.is_file() and self._stamps.get(name) != stamp:
+                    self.lease.require()
+                    self._store.write(name, path.read_bytes())
+                    self._stamps[name] = stamp
+
+    def _put_checkpoint(self, slot: Slot) -> None:
+        """Put a checkpoint, its manifest last; links keep what the run deletes meanwhile."""
+        kept, name = self._folder.with_name("copying"), slot.path.name
+        directory.remove(kept)
+        try:
+            shutil.copytree(slot.path, kept, copy_function=os.link)
+        except (FileNotFoundError, shutil.Error):
+            if slot.path.is_dir():
+                raise
+            return  # it is deleted already: there is a newer one
+        paths = [path for path in kept.rglob("*") if path.is_file() and path != kept / MANIFEST]
+        for path in [*paths, kept / MANIFEST]:
+            self.lease.require()
+            self._store.put(f"checkpoints/{name}/{path.relative_to(kept).as_posix()}", path)
+        self._note(self._there | _sums({name: (kept / MANIFEST).read_bytes()}))
+
+    def _delete_old(self) -> None:
+        """Delete what the folder does not have any more, as far as the rules at the top allow."""
+        here = directory.slots(self._folder)
+        best = [self._has(slot) for slot in here if slot.best]
+        for name in self._there.keys() - {slot.path.name for slot in here}:
+            if self._has(here[-1]) and (not name.endswith("-best") or best[-1:] != [False]):
+                within = f"checkpoints/{name}"
+                for left in [f"{within}/{MANIFEST}", *self._store.files(within)]:
+                    self.lease.require()
+                    self._store.delete(left)
+                self._note({n: total for n, total in self._there.items() if n != name})
+
+    def _note(self, there: dict[str, str]) -> None:
+        """Write down what the store has, for the next start here."""
+        self._there = there
+        write_whole(self._known, metrics.to_json(there))

@@ -1,0 +1,214 @@
+"""Object stores: what lies below a URL such as s3://bucket/run, and who may write there.
+
+In: a URL. Out: objects, whole or not there, by their names below it; a ``Lease``, the lock of what
+has none. Through fsspec, which comes with orbax; each store has a package of its own (gcsfs, s3fs).
+"""
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Never
+
+from gptjax.errors import UserError
+
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
+RENEW_S, DEAD_S = 20.0, 120.0  # how often a lease is renewed; after what silence its holder is dead
+WATCH_S = 2.0  # between two looks at a lease that somebody else has
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL, of a scheme longer than a drive's letter."""
+    return re.match(r"[A-Za-z0-9]{2,}://", path) is not None
+
+
+@contextlib.contextmanager
+def explaining(url: str, what: str = "read") -> Iterator[None]:
+    """A ``with`` in which what goes wrong at a store is a UserError of one line."""
+    try:
+        yield
+    except ImportError as error:
+        package = PACKAGES.get(url.partition("://")[0], "a package of fsspec's")
+        raise UserError(f"{url} needs {package}: pip install {package}") from error
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: each store has its own
+        raise UserError(f"{url} cannot be {what} ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """An error of a store in a few words."""
+    said = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+class Store:
+    """The objects below a URL, by the rest of their names: "metrics.jsonl"."""
+
+    def __init__(self, url: str):
+        """ImportError without the store's package; nothing is asked of the store yet."""
+        import fsspec
+
+        self.url = url.rstrip("/")
+        # Without its memory of listings: others write there, too.
+        self.fs, self._key = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        self.name = self._key.rpartition("/")[2]
+
+    def path(self, name: str = "") -> str:
+        """An object's name in the whole store."""
+        return f"{self._key}/{name}" if name else self._key
+
+    def files(self, below: str = "") -> dict[str, dict[str, Any]]:
+        """Name -> what the store says of it; {"": ...} of a URL that is itself an object's."""
+        found = self.fs.find(self.path(below), detail=True)
+        return {path[len(self._key) :].strip("/"): of for path, of in found.items()}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an object; FileNotFoundError if there is none."""
+        return self.fs.cat_file(self.path(name))
+
+    def get(self, name: str, folder: Path) -> None:
+        """Fetch an object into a folder, under its name: whole, or what is there stays."""
+        path = folder / name
+        if ".." in re.split(r"[/\\]", name) or not path.is_relative_to(folder):
+            raise UserError(f"{name!r} leads out of its folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        self.fs.get_file(self.path(name), str(part))
+        os.replace(part, path)
+
+    def write(self, name: str, data: bytes, mode: str = "overwrite") -> None:
+        """Make or replace an object; with the mode "create" FileExistsError if there is one."""
+        self.fs.pipe_file(self.path(name), data, mode=mode)
+
+    def put(self, name: str, path: Path) -> None:
+        """Make or replace an object by a file that does not change."""
+        self.fs.put_file(str(path), self.path(name))
+
+    def delete(self, name: str) -> None:
+        """Delete an object, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+
+class Lost(Exception):
+    """Somebody else may write by now."""
+
+
+class Lease(contextlib.AbstractContextManager):
+    """The right to write below a URL, of one process at a time, while it is renewed.
+
+    A claim is an object lock/N, made on the condition that there is none. It counts if a listing
+    after that shows no other, but for those of the dead. Every ``RENEW_S`` its holder makes
+    lock/N+1, then deletes lock/N; who takes over from the dead makes lock/N+1, too, and only one of
+    them can. Dead is who makes no claim for ``DEAD_S``, by the clock of who waits for it, or who
+    had our ``place``, whose lock the operating system has given to us.
+
+    What chance is left: a process that is halted for longer than that, between ``require`` and the
+    request after it, makes that one request when another has taken over.
+    """
+
+    def __init__(self, store: Store, us: dict[str, Any], say: Callable[[str], None]):
+        """``us``: "pid", "host" and "started" of this process, and its "place"."""
+        self._store, self._us, self._say = store, us, say
+        self._end, self.taker = threading.Event(), ""  # taker: who has taken it from us
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        """Take it, or UserError: another process has it, and lives."""
+        dead = self._dead()
+        self._number, self._renewed = max(dead, default=0) + 1, time.time()
+        is_ours = self._claim(self._number)
+        if not is_ours or self._claims() - dead != {self._number}:
+            others = self._claims() - dead - ({self._number} if is_ours else set())
+            self._withdraw(self._number)
+            self._refuse(max(others, default=0))
+        for number in dead:
+            self._store.delete(f"lock/{number}")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join(RENEW_S)
+        with contextlib.suppress(Exception):  # then it is dead after a while
+            self._withdraw(self._number)
+
+    def require(self) -> None:
+        """Before each change of the store: ``Lost`` if it is, OSError if it soon might be."""
+        if self.taker:
+            raise Lost
+        # The wall clock: it goes on while a machine sleeps.
+        if (silent := time.time() - self._renewed) > DEAD_S - RENEW_S:
+            raise OSError(f"the lock could not be renewed for {silent:.0f} s")
+
+    def renew(self) -> None:
+        """Make the next claim; if another took over meanwhile, it is lost."""
+        began, number = time.time(), self._number + 1
+        is_ours, claims = self._claim(number), self._claims()
+        # The claim before is deleted by us or by who took over, and may have ended since.
+        if not is_ours or max(claims) > number or self._number not in claims:
+            self._withdraw(number)
+            self.taker = self._who(max(claims))
+            return
+        self._number, self._renewed = number, began
+        for old in claims - {number}:
+            self._store.delete(f"lock/{old}")
+
+    def _keep(self) -> None:
+        while not (self._end.wait(RENEW_S) or self.taker):
+            with contextlib.suppress(Exception):  # out of reach: ``require`` knows for how long
+                self.renew()
+
+    def _dead(self) -> set[int]:
+        """The claims of the dead; UserError as soon as another holder shows that it lives."""
+        first = claims = self._claims()
+        began, last = time.monotonic(), max(first, default=0)
+        if first and self._said(last).get("place") != self._us["place"]:
+            self._say(
+                f"{self._store.url} is in use by {self._who(last)}: if that lives, this ends in "
+                f"{RENEW_S:.0f} s; if it does not, this goes on in {DEAD_S:.0f} s"
+            )
+            while claims == first and time.monotonic() - began < DEAD_S:
+                time.sleep(WATCH_S)
+                claims = self._claims()
+            if new := claims - first:
+                self._refuse(max(new))
+        return claims
+
+    def _claims(self) -> set[int]:
+        names = self._store.files("lock")
+        return {int(name[5:]) for name in names if re.fullmatch("lock/[0-9]{1,18}", name)}
+
+    def _claim(self, number: int) -> bool:
+        """Make a claim; whether it is ours, be it of a try whose answer was lost."""
+        try:
+            self._store.write(f"lock/{number}", json.dumps(self._us).encode(), mode="create")
+        except FileExistsError:
+            return self._said(number) == self._us
+        return True
+
+    def _withdraw(self, number: int) -> None:
+        if self._said(number) == self._us:
+            self._store.delete(f"lock/{number}")
+
+    def _said(self, number: int) -> dict[str, Any]:
+        """What a claim says of its holder; {} of one that is gone."""
+        try:
+            said = json.loads(self._store.read(f"lock/{number}"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def _who(self, number: int) -> str:
+        said = self._said(number)
+        who = f"process {said.get('pid')} on {said.get('host')} since {said.get('started')}"
+        return who if said else "another process"
+
+    def _refuse(self, number: int) -> Never:
+        way_out = "wait for it, stop it, or name another --workdir"
+        raise UserError(f"{self._store.url} is in use by {self._who(number)}: {way_out}")
