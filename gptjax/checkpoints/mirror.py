@@ -57,7 +57,7 @@ def reading(workdir: str | Path, which: str | int = "best", parts: tuple[str, ..
         with filelock.FileLock(folder.with_name("lock")):
             for again in (True, True, False):
                 try:
-                    _fetch_all(store, folder, _manifests(store), parts if which == "every" else ())
+                    _fetch_all(store, folder, _sums(store), parts if which == "every" else ())
                     if which != "every":
                         directory.first_sound(folder, which, lambda at: _fetch(store, at, parts))
                     break
@@ -85,11 +85,10 @@ def training(workdir: str | Path, terminal: Terminal) -> Iterator[Path]:
         return
     with contextlib.ExitStack() as open_:
         with cluster.together(), explaining(url, "used"):
-            store, copier = Store(url), None
+            store = Store(url)
             folder = _folder(store, "training")
-            if cluster.is_first():
-                copier = _start(store, folder, terminal, open_)
-        place = cluster.from_first(_place(folder) if cluster.is_first() else "")
+            copier = _start(store, folder, terminal, open_) if cluster.is_first() else None
+        place = cluster.from_first(_place(folder))
         with cluster.together():
             if _place(folder) != place:
                 raise UserError(
@@ -118,46 +117,43 @@ def training(workdir: str | Path, terminal: Terminal) -> Iterator[Path]:
 
 def _folder(store: Store, what: str) -> Path:
     """Where the copy for reading or for training lies; the folder around it is there."""
-    name = hashlib.sha256(store.url.encode()).hexdigest()[:16]
-    around = Path(os.path.abspath(devices.cache_dir())) / "runs" / name / what
+    around = devices.cache_dir() / "runs" / _sum(store.url.encode())[:16] / what
     around.mkdir(parents=True, exist_ok=True)
-    return around / store.name
+    return Path(os.path.abspath(around)) / store.name
 
 
 def _place(folder: Path) -> str:
     """Which of all copies of all runs this is; told when it is first asked for."""
-    path = folder.with_name("place.json")
-    if not isinstance(place := read_json(path, 100), str):
-        place = uuid.uuid4().hex
-        write_whole(path, f'"{place}"'.encode())
-    return place
+    path = folder.with_name("place")
+    if not path.exists():
+        write_whole(path, uuid.uuid4().hex.encode())
+    return path.read_text()
 
 
-def _manifests(store: Store) -> dict[str, bytes]:
-    """Name -> manifest of each complete checkpoint in the store."""
-    names = [name.split("/") for name in store.files("checkpoints")]
-    complete = [n[1] for n in names if n[2:] == [MANIFEST] and re.fullmatch(r"step_[\w.-]+", n[1])]
-    return {name: store.read(f"checkpoints/{name}/{MANIFEST}") for name in complete}
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def _sums(manifests: dict[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(text).hexdigest() for name, text in manifests.items()}
+def _sums(store: Store) -> dict[str, str]:
+    """Name -> sum of the manifest, of each complete checkpoint in the store."""
+    names = [re.fullmatch(r"checkpoints/(step_[\w.-]+)/" + MANIFEST, n) for n in store.files()]
+    return {name[1]: _sum(store.read(name[0])) for name in names if name}
 
 
 def _fetch_all(
-    store: Store, folder: Path, manifests: dict[str, bytes], parts: tuple[str, ...]
+    store: Store, folder: Path, sums: dict[str, str], parts: tuple[str, ...] = PARTS
 ) -> None:
     """Make a folder what the store is: the manifests, what lies beside them, ``parts`` of all."""
     within, beside = directory.folder(folder), {n for n in store.files() if "/" not in n}
     within.mkdir(parents=True, exist_ok=True)
     for path in [*folder.iterdir(), *within.iterdir()]:
-        if path != within and path.name not in (manifests if path.parent == within else beside):
+        if path != within and path.name not in (sums if path.parent == within else beside):
             directory.remove(path)
     for name in beside:
         store.get(name, folder)
-    for name, text in manifests.items():
+    for name, total in sums.items():
         path = within / name / MANIFEST
-        if not path.is_file() or path.read_bytes() != text:
+        if not path.is_file() or _sum(path.read_bytes()) != total:
             directory.remove(path.parent)
             store.get(f"checkpoints/{name}/{MANIFEST}", folder)
     for slot in directory.slots(folder):
@@ -189,47 +185,44 @@ def _start(
 ) -> "_Copier":
     """Hold the URL, make the folder what the store is, unless it is ahead, and begin to copy."""
     open_.enter_context(run_lock.lock(folder.parent))
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    us = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    with terminal.doing(f"waiting for {store.url}"):
-        lease = open_.enter_context(Lease(store, us | {"place": _place(folder)}, terminal.note))
-    known = folder.with_name("copied.json")
+    us = {"pid": os.getpid(), "host": socket.gethostname(), "place": _place(folder)}
+    us["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     with terminal.doing(f"fetching {store.url}"):
-        manifests = _manifests(store)
+        lease = open_.enter_context(Lease(store, us, terminal.note))
+        copier, sums = _Copier(store, folder, lease, terminal), _sums(store)
         for name in store.files("checkpoints"):  # half put or half deleted by who was killed
-            if name.split("/")[1] not in manifests:
-                lease.require()
-                store.delete(name)
+            if name.split("/")[1] not in sums:
+                copier.delete(name)
         # If the store is as this folder left it, the folder is ahead in all that differs. If not,
         # another machine went on, and nobody follows the line that is here alone.
-        if read_json(known, 10**6) != _sums(manifests):
-            known.unlink(missing_ok=True)
-            _fetch_all(store, folder, manifests, PARTS)
-            write_whole(known, metrics.to_json(_sums(manifests)))
-    return _Copier(store, folder, lease, known, terminal)
+        if copier.there != sums:
+            copier.note({"": "fetching"})
+            _fetch_all(store, folder, sums)
+            copier.note(sums)
+    copier.thread.start()
+    return copier
 
 
 class _Copier:
     """A thread that brings the store up to the folder, until no more comes."""
 
-    def __init__(self, store: Store, folder: Path, lease: Lease, known: Path, terminal: Terminal):
-        self._store, self._folder, self.lease = store, folder, lease
-        self._known, self._terminal = known, terminal
-        self._there: dict[str, str] = read_json(known, 10**6)  # checkpoints: name -> manifest's sum
+    def __init__(self, store: Store, folder: Path, lease: Lease, terminal: Terminal):
+        self._store, self._folder, self.lease, self._terminal = store, folder, lease, terminal
+        # The checkpoints in the store when this machine last changed it: name -> manifest's sum.
+        self.there: dict[str, str] = read_json(folder.with_name("there.json"), 10**6)
         self._stamps: dict[str, tuple[int, int]] = {}  # of what lies beside, as it was put
         self._beside_at, self._end = -BESIDE_S, threading.Event()
         self._failed: Exception | None = None
-        self._thread = threading.Thread(target=self._follow, name="copier", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._follow, name="copier", daemon=True)
 
     def ending(self) -> bool:
         """Say that no more comes; whether there still is something to copy."""
         self._end.set()
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     def trouble(self) -> str:
         """After the end: why the store has not all of it, and what to do, or ""."""
-        url = self._store.url
+        url, there = self._store.url, ", ".join(self.there) or "no checkpoint"
         if self.lease.taker:
             return (
                 f"{url} was taken over by {self.lease.taker}, as this run had not renewed its lock "
@@ -237,7 +230,6 @@ class _Copier:
             )
         if self._failed is None:
             return ""
-        there = ", ".join(self._there) or "no checkpoint"
         return (
             f"{url} has {there}; the rest could not be copied ({reason(self._failed)}) and is in "
             f"{self._folder}: the same command on this machine copies it and goes on"
@@ -271,7 +263,9 @@ class _Copier:
     def copy(self) -> None:
         """Put what the store lacks, the newest first, and then delete what it has too much."""
         self.lease.require()
-        while missing := [slot for slot in directory.slots(self._folder) if not self._has(slot)]:
+        while missing := [
+            s for s in directory.slots(self._folder) if s.path.name not in self.there
+        ]:
             self._put_beside("*.jsonl")
             self._put_checkpoint(missing[-1])
             self._delete_old()
@@ -279,8 +273,15 @@ class _Copier:
             self._put_beside("*")
             self._beside_at = time.monotonic()
 
-    def _has(self, slot: Slot) -> bool:
-        return slot.path.name in self._there
+    def delete(self, name: str) -> None:
+        """Delete an object, if we may."""
+        self.lease.require()
+        self._store.delete(name)
+
+    def note(self, there: dict[str, str]) -> None:
+        """Write down what the store has, for the next start here."""
+        self.there = there
+        write_whole(self._folder.with_name("there.json"), metrics.to_json(there))
 
     def _put_beside(self, pattern: str) -> None:
         """Put the files beside the checkpoints that have changed since they were put."""
@@ -309,21 +310,15 @@ class _Copier:
         for path in [*paths, kept / MANIFEST]:
             self.lease.require()
             self._store.put(f"checkpoints/{name}/{path.relative_to(kept).as_posix()}", path)
-        self._note(self._there | _sums({name: (kept / MANIFEST).read_bytes()}))
+        self.note(self.there | {name: _sum((kept / MANIFEST).read_bytes())})
 
     def _delete_old(self) -> None:
         """Delete what the folder does not have any more, as far as the rules at the top allow."""
-        here = directory.slots(self._folder)
-        best = [self._has(slot) for slot in here if slot.best]
-        for name in self._there.keys() - {slot.path.name for slot in here}:
-            if self._has(here[-1]) and (not name.endswith("-best") or best[-1:] != [False]):
-                within = f"checkpoints/{name}"
-                for left in [f"{within}/{MANIFEST}", *self._store.files(within)]:
-                    self.lease.require()
-                    self._store.delete(left)
-                self._note({n: total for n, total in self._there.items() if n != name})
-
-    def _note(self, there: dict[str, str]) -> None:
-        """Write down what the store has, for the next start here."""
-        self._there = there
-        write_whole(self._known, metrics.to_json(there))
+        here = [slot.path.name for slot in directory.slots(self._folder)]
+        best = [name in self.there for name in here if name.endswith("-best")]
+        for name in self.there.keys() - set(here) if here[-1] in self.there else ():
+            if not name.endswith("-best") or best[-1:] != [False]:
+                self.delete(f"checkpoints/{name}/{MANIFEST}")
+                self.note({n: total for n, total in self.there.items() if n != name})
+                for left in self._store.files(f"checkpoints/{name}"):
+                    self.delete(left)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 from gptjax.errors import UserError
 
@@ -122,11 +122,9 @@ class Lease(contextlib.AbstractContextManager):
         """Take it, or UserError: another process has it, and lives."""
         dead = self._dead()
         self._number, self._renewed = max(dead, default=0) + 1, time.time()
-        is_ours = self._claim(self._number)
-        if not is_ours or self._claims() - dead != {self._number}:
-            others = self._claims() - dead - ({self._number} if is_ours else set())
+        if not self._claim(self._number) or self._claims() - dead != {self._number}:
             self._withdraw(self._number)
-            self._refuse(max(others, default=0))
+            raise self._refusal()
         for number in dead:
             self._store.delete(f"lock/{number}")
         self._thread.start()
@@ -153,7 +151,7 @@ class Lease(contextlib.AbstractContextManager):
         # The claim before is deleted by us or by who took over, and may have ended since.
         if not is_ours or max(claims) > number or self._number not in claims:
             self._withdraw(number)
-            self.taker = self._who(max(claims))
+            self.taker = self._who()
             return
         self._number, self._renewed = number, began
         for old in claims - {number}:
@@ -167,17 +165,15 @@ class Lease(contextlib.AbstractContextManager):
     def _dead(self) -> set[int]:
         """The claims of the dead; UserError as soon as another holder shows that it lives."""
         first = claims = self._claims()
-        began, last = time.monotonic(), max(first, default=0)
-        if first and self._said(last).get("place") != self._us["place"]:
-            self._say(
-                f"{self._store.url} is in use by {self._who(last)}: if that lives, this ends in "
-                f"{RENEW_S:.0f} s; if it does not, this goes on in {DEAD_S:.0f} s"
-            )
+        began, url = time.monotonic(), self._store.url
+        if first and self._said(max(first)).get("place") != self._us["place"]:
+            alive, dead = f"this ends in {RENEW_S:.0f} s", f"this goes on in {DEAD_S:.0f} s"
+            self._say(f"{url} is in use by {self._who()}: if that lives, {alive}; if not, {dead}")
             while claims == first and time.monotonic() - began < DEAD_S:
                 time.sleep(WATCH_S)
                 claims = self._claims()
-            if new := claims - first:
-                self._refuse(max(new))
+            if claims - first:
+                raise self._refusal()
         return claims
 
     def _claims(self) -> set[int]:
@@ -197,18 +193,18 @@ class Lease(contextlib.AbstractContextManager):
             self._store.delete(f"lock/{number}")
 
     def _said(self, number: int) -> dict[str, Any]:
-        """What a claim says of its holder; {} of one that is gone."""
+        """What a claim says of its holder; {} of one that is gone, or not ours."""
         try:
             said = json.loads(self._store.read(f"lock/{number}"))
         except (FileNotFoundError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}
 
-    def _who(self, number: int) -> str:
-        said = self._said(number)
+    def _who(self) -> str:
+        said = self._said(max(self._claims(), default=0))
         who = f"process {said.get('pid')} on {said.get('host')} since {said.get('started')}"
         return who if said else "another process"
 
-    def _refuse(self, number: int) -> Never:
+    def _refusal(self) -> UserError:
         way_out = "wait for it, stop it, or name another --workdir"
-        raise UserError(f"{self._store.url} is in use by {self._who(number)}: {way_out}")
+        return UserError(f"{self._store.url} is in use by {self._who()}: {way_out}")

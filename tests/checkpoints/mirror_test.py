@@ -159,8 +159,8 @@ def test_the_best_one_goes_when_a_better_one_is_there_and_the_newest_is_put_firs
         monkeypatch.setattr(Store, "put", noted)
         copier.copy()
         assert list(dict.fromkeys(puts)) == ["step_9", "step_5-best"]
-        assert set(copier._there) == {"step_5-best", "step_9"}
-        assert set(mirror._manifests(copier._store)) == set(copier._there)
+        assert set(copier.there) == {"step_5-best", "step_9"}
+        assert set(mirror._sums(copier._store)) == set(copier.there)
 
         def fails(store, name, path):
             if "step_11" in name:
@@ -172,7 +172,7 @@ def test_the_best_one_goes_when_a_better_one_is_there_and_the_newest_is_put_firs
         monkeypatch.setattr(Store, "put", fails)
         with pytest.raises(OSError, match="cut"):
             copier.copy()
-        assert set(mirror._manifests(copier._store)) == {"step_5-best", "step_13"}
+        assert set(mirror._sums(copier._store)) == {"step_5-best", "step_13"}
 
 
 def test_what_is_deleted_here_while_it_is_copied_is_copied_whole(url, on, monkeypatch):
@@ -192,7 +192,7 @@ def test_what_is_deleted_here_while_it_is_copied_is_copied_whole(url, on, monkey
 
         monkeypatch.setattr(Store, "put", meanwhile)
         copier.copy()
-        assert set(copier._there) == {"step_4"}
+        assert set(copier.there) == {"step_4"}
 
 
 def test_what_was_not_copied_goes_on_here_unless_another_machine_went_on(url, on, monkeypatch):
@@ -277,21 +277,21 @@ def test_a_reader_looks_again_when_the_trainer_has_just_deleted_it(url, on, monk
         assert steps_read(mirror.reading(url, "last"), newest=1) == [4]
 
 
-@pytest.mark.parametrize("name", ["params/../../../../out", "params//out", "/out"])
+@pytest.mark.parametrize("name", ["params/../../../../out", "params/..\\\\out"])
 def test_names_that_lead_out_are_refused(url, on, tmp_path, name):
     on("deep/er/here")
     store, made = Store(url), tmp_path / "step_1"
     manifest.write_whole(made / "params/of", b"out")
     manifest.seal(made, {"step": 1, "meta": {}, "arrays": {"params": {}}})
     inner = json.loads((made / "manifest.json").read_text())["manifest"]
-    inner["files"] = {name.replace("//", str(tmp_path / "x/")): inner["files"].pop("params/of")}
+    inner["files"] = {name: inner["files"].pop("params/of")}
     outer = {"sha256": manifest._digest(inner), "manifest": inner}
     for at in ("step_1", "..", "step_1/../../../.."):
         store.write(f"checkpoints/{at}/manifest.json", json.dumps(outer).encode())
     store.fs.pipe_file(f"{store.path()}/checkpoints/step_1/{name}", b"out")
     with pytest.raises(UserError):
         mirror.reading(url, "last")
-    assert not [path for path in tmp_path.rglob("*") if path.name in ("out", "xout")]
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith("out")]
 
 
 # What follows trains.
