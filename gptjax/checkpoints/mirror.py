@@ -16,12 +16,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -38,7 +36,7 @@ from gptjax.runtime.atomic_files import PART, read_json, write_whole
 from gptjax.runtime.object_store import Lease, Lost, Store, explaining, is_remote, reason
 
 POLL_S, BESIDE_S = 1.0, 30.0  # between two looks for checkpoints, and for what lies beside them
-LAST_TRIES = (0, 1, 2, 4, 8)  # once the run has ended: pauses before each, s
+LAST_TRIES = 5  # once the run has ended, after pauses of 1, 2, 4 and 8 s
 PARTS = ("params", "rest")
 
 
@@ -185,10 +183,9 @@ def _start(
 ) -> "_Copier":
     """Hold the URL, make the folder what the store is, unless it is ahead, and begin to copy."""
     open_.enter_context(run_lock.lock(folder.parent))
-    us = {"pid": os.getpid(), "host": socket.gethostname(), "place": _place(folder)}
-    us["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     with terminal.doing(f"fetching {store.url}"):
-        lease = open_.enter_context(Lease(store, us, terminal.note))
+        lease = Lease(store, _place(folder), terminal.note)
+        open_.callback(lease.close)
         copier, sums = _Copier(store, folder, lease, terminal), _sums(store)
         for name in store.files("checkpoints"):  # half put or half deleted by who was killed
             if name.split("/")[1] not in sums:
@@ -221,44 +218,36 @@ class _Copier:
         return self.thread.is_alive()
 
     def trouble(self) -> str:
-        """After the end: why the store has not all of it, and what to do, or ""."""
-        url, there = self._store.url, ", ".join(self.there) or "no checkpoint"
-        if self.lease.taker:
-            return (
-                f"{url} was taken over by {self.lease.taker}, as this run had not renewed its lock "
-                "in time, and ends here: the same command goes on from what that one leaves"
-            )
-        if self._failed is None:
-            return ""
-        return (
-            f"{url} has {there}; the rest could not be copied ({reason(self._failed)}) and is in "
-            f"{self._folder}: the same command on this machine copies it and goes on"
-        )
+        """Why the store has not all of it, and what to do, or ""."""
+        url, taker, there = self._store.url, self.lease.taker, ", ".join(self.there) or "nothing"
+        if taker:
+            late = "as this run had not renewed its lock in time, and ends here"
+            way_out = "the same command goes on from what that one leaves"
+            return f"{url} was taken over by {taker}, {late}: {way_out}"
+        way_out = f"it is in {self._folder}, and the same command on this machine copies it"
+        why = self._failed and reason(self._failed)
+        return f"{url} has {there}; the rest could not be copied ({why}): {way_out}" if why else ""
 
     def _follow(self) -> None:
-        tries = 0
-        while not self._end.wait(min(POLL_S * 2**tries, 60)):
-            tries = 0 if self._try() else tries + 1
-            if tries == 3:
+        """Copy again and again to the run's end, and then till it succeeds or fails so often."""
+        tries, ended = 0, False
+        while not ended or 0 < tries < LAST_TRIES:
+            if ended:
+                time.sleep(POLL_S * 2**tries / 2)
+            elif self._end.wait(min(POLL_S * 2**tries, 60)):
+                tries, ended = 0, True
+            try:
+                self.copy()
+                tries, self._failed = 0, None
+            except Lost:
+                tries = 0
+                if not ended and callable(signal.getsignal(signal.SIGTERM)):
+                    return _thread.interrupt_main(signal.SIGTERM)  # the training ends in good order
+            except Exception as error:
+                tries, self._failed = tries + 1, error
+            if tries == 3 and not ended:
                 line = f"{self._store.url} cannot be written ({reason(self._failed)})"
                 self._terminal.warn(f"{line}: the run goes on here, and this is tried again")
-        for pause in LAST_TRIES:
-            time.sleep(pause)
-            if self._try():
-                return
-
-    def _try(self) -> bool:
-        """Copy what there is; False if that failed, and may succeed another time."""
-        self._failed = None
-        try:
-            self.copy()
-        except Lost:
-            if not self._end.is_set() and callable(signal.getsignal(signal.SIGTERM)):
-                _thread.interrupt_main(signal.SIGTERM)  # ends the training in good order
-                self._end.set()
-        except Exception as error:
-            self._failed = error
-        return self._failed is None
 
     def copy(self) -> None:
         """Put what the store lacks, the newest first, and then delete what it has too much."""
@@ -309,15 +298,15 @@ class _Copier:
         paths = [path for path in kept.rglob("*") if path.is_file() and path != kept / MANIFEST]
         for path in [*paths, kept / MANIFEST]:
             self.lease.require()
-            self._store.put(f"checkpoints/{name}/{path.relative_to(kept).as_posix()}", path)
+            self._store.write(f"checkpoints/{name}/{path.relative_to(kept).as_posix()}", path)
         self.note(self.there | {name: _sum((kept / MANIFEST).read_bytes())})
 
     def _delete_old(self) -> None:
         """Delete what the folder does not have any more, as far as the rules at the top allow."""
         here = [slot.path.name for slot in directory.slots(self._folder)]
         best = [name in self.there for name in here if name.endswith("-best")]
-        for name in self.there.keys() - set(here) if here[-1] in self.there else ():
-            if not name.endswith("-best") or best[-1:] != [False]:
+        for name in self.there.keys() - set(here):
+            if here[-1] in self.there and (not name.endswith("-best") or best[-1:] != [False]):
                 self.delete(f"checkpoints/{name}/{MANIFEST}")
                 self.note({n: total for n, total in self.there.items() if n != name})
                 for left in self._store.files(f"checkpoints/{name}"):

@@ -5,12 +5,13 @@ has none. Through fsspec, which comes with orbax; each store has a package of it
 """
 
 import contextlib
-import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,15 @@ class Store:
         self.fs.get_file(self.path(name), str(part))
         os.replace(part, path)
 
-    def write(self, name: str, data: bytes, mode: str = "overwrite") -> None:
-        """Make or replace an object; with the mode "create" FileExistsError if there is one."""
-        self.fs.pipe_file(self.path(name), data, mode=mode)
+    def write(self, name: str, data: bytes | Path, mode: str = "overwrite") -> None:
+        """Make or replace an object by bytes or by a file; mode "create": FileExistsError if it is.
 
-    def put(self, name: str, path: Path) -> None:
-        """Make or replace an object by a file that does not change."""
-        self.fs.put_file(str(path), self.path(name))
+        A file must not change meanwhile.
+        """
+        if isinstance(data, Path):
+            self.fs.put_file(str(data), self.path(name), mode=mode)
+        else:
+            self.fs.pipe_file(self.path(name), data, mode=mode)
 
     def delete(self, name: str) -> None:
         """Delete an object, if it is there."""
@@ -99,7 +102,7 @@ class Lost(Exception):
     """Somebody else may write by now."""
 
 
-class Lease(contextlib.AbstractContextManager):
+class Lease:
     """The right to write below a URL, of one process at a time, while it is renewed.
 
     A claim is an object lock/N, made on the condition that there is none. It counts if a listing
@@ -112,25 +115,24 @@ class Lease(contextlib.AbstractContextManager):
     request after it, makes that one request when another has taken over.
     """
 
-    def __init__(self, store: Store, us: dict[str, Any], say: Callable[[str], None]):
-        """``us``: "pid", "host" and "started" of this process, and its "place"."""
-        self._store, self._us, self._say = store, us, say
-        self._end, self.taker = threading.Event(), ""  # taker: who has taken it from us
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-
-    def __enter__(self) -> "Lease":
+    def __init__(self, store: Store, place: str, say: Callable[[str], None]):
         """Take it, or UserError: another process has it, and lives."""
-        dead = self._dead()
+        self._store, self._place, self.taker = store, place, ""  # taker: who has taken it from us
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._us = f"process {os.getpid()} on {socket.gethostname()} since {since}\n{place}"
+        dead = self._dead(say)
         self._number, self._renewed = max(dead, default=0) + 1, time.time()
         if not self._claim(self._number) or self._claims() - dead != {self._number}:
             self._withdraw(self._number)
             raise self._refusal()
         for number in dead:
-            self._store.delete(f"lock/{number}")
+            store.delete(f"lock/{number}")
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give it back."""
         self._end.set()
         self._thread.join(RENEW_S)
         with contextlib.suppress(Exception):  # then it is dead after a while
@@ -162,13 +164,13 @@ class Lease(contextlib.AbstractContextManager):
             with contextlib.suppress(Exception):  # out of reach: ``require`` knows for how long
                 self.renew()
 
-    def _dead(self) -> set[int]:
+    def _dead(self, say: Callable[[str], None]) -> set[int]:
         """The claims of the dead; UserError as soon as another holder shows that it lives."""
         first = claims = self._claims()
         began, url = time.monotonic(), self._store.url
-        if first and self._said(max(first)).get("place") != self._us["place"]:
+        if first and not self._said(max(first)).endswith(f"\n{self._place}"):
             alive, dead = f"this ends in {RENEW_S:.0f} s", f"this goes on in {DEAD_S:.0f} s"
-            self._say(f"{url} is in use by {self._who()}: if that lives, {alive}; if not, {dead}")
+            say(f"{url} is in use by {self._who()}: if that lives, {alive}; if not, {dead}")
             while claims == first and time.monotonic() - began < DEAD_S:
                 time.sleep(WATCH_S)
                 claims = self._claims()
@@ -182,28 +184,23 @@ class Lease(contextlib.AbstractContextManager):
 
     def _claim(self, number: int) -> bool:
         """Make a claim; whether it is ours, be it of a try whose answer was lost."""
-        try:
-            self._store.write(f"lock/{number}", json.dumps(self._us).encode(), mode="create")
-        except FileExistsError:
-            return self._said(number) == self._us
-        return True
+        with contextlib.suppress(FileExistsError):
+            self._store.write(f"lock/{number}", self._us.encode(), mode="create")
+        return self._said(number) == self._us
 
     def _withdraw(self, number: int) -> None:
         if self._said(number) == self._us:
             self._store.delete(f"lock/{number}")
 
-    def _said(self, number: int) -> dict[str, Any]:
-        """What a claim says of its holder; {} of one that is gone, or not ours."""
-        try:
-            said = json.loads(self._store.read(f"lock/{number}"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return said if isinstance(said, dict) else {}
+    def _said(self, number: int) -> str:
+        """Who made a claim, and their place on the next line; "" of a claim that is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._store.read(f"lock/{number}").decode(errors="replace")
+        return ""
 
     def _who(self) -> str:
         said = self._said(max(self._claims(), default=0))
-        who = f"process {said.get('pid')} on {said.get('host')} since {said.get('started')}"
-        return who if said else "another process"
+        return said.partition("\n")[0] or "another process"
 
     def _refusal(self) -> UserError:
         way_out = "wait for it, stop it, or name another --workdir"
