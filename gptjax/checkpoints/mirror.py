@@ -93,6 +93,8 @@ def training(workdir: str | Path, terminal: Terminal) -> Iterator[Path]:
                     f"{folder}, the copy of {url}, is another folder on each host: let "
                     "GPTJAX_CACHE_DIR name one that all hosts see, or give such a one as --workdir"
                 )
+        if copier:
+            copier.thread.start()
         terminal.note(f"{url} is copied from {folder}")
         ended: BaseException | None = None
         try:
@@ -196,7 +198,6 @@ def _start(
             copier.note({"": "fetching"})
             _fetch_all(store, folder, sums)
             copier.note(sums)
-    copier.thread.start()
     return copier
 
 
@@ -252,11 +253,9 @@ class _Copier:
     def copy(self) -> None:
         """Put what the store lacks, the newest first, and then delete what it has too much."""
         self.lease.require()
-        while missing := [
-            s for s in directory.slots(self._folder) if s.path.name not in self.there
-        ]:
+        while new := [s for s in directory.slots(self._folder) if s.path.name not in self.there]:
             self._put_beside("*.jsonl")
-            self._put_checkpoint(missing[-1])
+            self._put_checkpoint(new[-1])
             self._delete_old()
         if self._end.is_set() or time.monotonic() - self._beside_at > BESIDE_S:
             self._put_beside("*")
@@ -286,15 +285,13 @@ class _Copier:
                     self._stamps[name] = stamp
 
     def _put_checkpoint(self, slot: Slot) -> None:
-        """Put a checkpoint, its manifest last; links keep what the run deletes meanwhile."""
+        """Put a checkpoint, its manifest last; links keep what the run deletes meanwhile.
+
+        An error if it is deleted already: next time there is a newer one.
+        """
         kept, name = self._folder.with_name("copying"), slot.path.name
         directory.remove(kept)
-        try:
-            shutil.copytree(slot.path, kept, copy_function=os.link)
-        except (FileNotFoundError, shutil.Error):
-            if slot.path.is_dir():
-                raise
-            return  # it is deleted already: there is a newer one
+        shutil.copytree(slot.path, kept, copy_function=os.link)
         paths = [path for path in kept.rglob("*") if path.is_file() and path != kept / MANIFEST]
         for path in [*paths, kept / MANIFEST]:
             self.lease.require()

@@ -132,9 +132,10 @@ class Lease:
         self._thread.start()
 
     def close(self) -> None:
-        """Give it back."""
+        """Give it back; ``require`` refuses from now on."""
         self._end.set()
         self._thread.join(RENEW_S)
+        self._renewed = 0.0
         with contextlib.suppress(Exception):  # then it is dead after a while
             self._withdraw(self._number)
 
