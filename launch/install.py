@@ -1,6 +1,7 @@
 """Gives a Python what gptjax needs and prints which Python that is; does nothing the second time.
 
---tests adds pyproject.toml's `test` list. Failures exit with 2. Windows: `py launch/install.py`.
+--tests adds pyproject.toml's `test` list, --gs and --s3 those of these object stores. Failures exit
+with 2. Windows: `py launch/install.py`.
   GPTJAX_VENV=DIR | none                  another folder than .venv | install into this very Python
   GPTJAX_PLATFORM=cpu|cuda12|cuda13|tpu   jax's wheels; when not set they follow the machine
 """
@@ -27,14 +28,14 @@ def run(*command):
     return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
 
 
-def requirements(tests):
-    """["jax>=0.7.2,<0.13", ...]: the package's and, if asked, the tests'."""
+def requirements(tests, stores=()):
+    """["jax>=0.7.2,<0.13", ...]: the package's and, if asked, the tests' and the stores'."""
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    if tests:
+    for extra in [*["test"] * tests, *stores]:
         import tomllib
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-        lines += project["optional-dependencies"]["test"]
+        lines += project["optional-dependencies"][extra]
     return [line for line in lines if re.match(r"\w", line)]
 
 
@@ -105,14 +106,14 @@ def complete(folder, wanted, what):
     return python
 
 
-def main(tests):
+def main(tests, stores=()):
     if sys.version_info < (3, 11):  # noqa: UP036
         stop(f"{sys.executable} is Python {sys.version.split()[0]}: start with 3.11 or newer")
     chip, why = choose_wheels()
     if chip not in ("cpu", "cuda12", "cuda13", "tpu"):
         stop(f"GPTJAX_PLATFORM={chip} is none of cpu, cuda12, cuda13, tpu")
     jax = "jax" if chip == "cpu" else f"jax[{chip}]"
-    wanted = [re.sub("^jax>", f"{jax}>", line) for line in requirements(tests)]
+    wanted = [re.sub("^jax>", f"{jax}>", line) for line in requirements(tests, stores)]
     place = os.environ.get("GPTJAX_VENV")
     import_jax = (sys.executable, "-c", "import jax")  # fails where the jaxlib does not fit, say
     if place != "none" and (place or lacks(wanted[0]) or run(*import_jax).returncode):
@@ -126,7 +127,7 @@ def main(tests):
 
 if __name__ == "__main__":
     try:
-        print(main("--tests" in sys.argv))
+        print(main("--tests" in sys.argv, [s for s in ("gs", "s3") if f"--{s}" in sys.argv]))
     except KeyboardInterrupt:
         stop("stopped; start again to go on", code=130)
     except OSError as error:

@@ -4,8 +4,8 @@
 #     bash launch/test.sh tests/data/batching_test.py -k windows
 #
 # GPTJAX_SLOW=1 adds what takes minutes: a step of GPT-2's 124 M parameters, the notes' GPT compiled
-# for a TPU (where the package libtpu is; without it no test compiles for one). Where moto[server] and
-# s3fs are installed, a text is read from a server that speaks S3.
+# for a TPU (where the package libtpu is; without it no test compiles for one). With a server that
+# speaks S3 (pip install moto[server] s3fs) texts and work folders there are tested.
 # The corpora come from GPTJAX_DATA_DIR, else from ../shared/data where that folder exists.
 set -euo pipefail
 

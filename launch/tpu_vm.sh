@@ -2,24 +2,26 @@
 # Trains on a Cloud TPU by gcloud: one host (v5litepod-1, -4, -8) or a pod slice of several.
 #
 #     bash launch/tpu_vm.sh create
-#     bash launch/tpu_vm.sh train --config=configs/gpt.py --workdir=runs/gpt
-#     bash launch/tpu_vm.sh watch | stop | fetch runs/gpt | delete
+#     bash launch/tpu_vm.sh train --config=configs/gpt.py --workdir=gs://my-bucket/gpt
+#     bash launch/tpu_vm.sh watch | stop | delete
 #
 # Everything after `train` goes to `python -m gptjax.train` as it stands, on every host. --dry_run,
 # before anything else, prints the commands and runs none.
 #
 # needs     gcloud, logged in, with a project that has the TPU API and a quota; git.
 # settings  NAME=gptjax ZONE=us-central1-a TYPE=v5litepod-8 VERSION=v2-alpha-tpuv5-lite SPOT=yes;
-#           a v6e: TYPE=v6e-8 VERSION=v2-alpha-tpuv6e. A slice of several hosts (v5litepod-16 has
-#           four) needs a folder that all of them see: NFS=10.0.0.2:/share is mounted as /mnt/shared,
-#           and --workdir=/mnt/shared/... goes there.
+#           a v6e: TYPE=v6e-8 VERSION=v2-alpha-tpuv6e. The TPU's service account has to be let
+#           write to the bucket. A slice of several hosts (v5litepod-16 has four) needs a folder
+#           that all of them see: NFS=10.0.0.2:/share is mounted as /mnt/shared, and
+#           --workdir=/mnt/shared/... goes there, or gs:// with GPTJAX_CACHE_DIR=/mnt/shared/cache.
 # costs     chips x hours (chip-hours) from `create` to `delete`, whether they are busy or not; SPOT=
 #           costs more and is not taken away.
-# watch     the first host's log; `fetch` copies a work folder here, with metrics.jsonl, loss.png.
+# watch     the first host's log; metrics.jsonl and, at the end, loss.png in the bucket; `fetch
+#           runs/gpt` copies a work folder from the host's disk here.
 # stop      `stop`: the run saves and ends, the TPU stays and costs. `delete`: all of it is gone,
-#           a work folder that is not on NFS, too.
-# continue  `train` with the same arguments. A TPU that was taken away: create, train; its work
-#           folder has to be on NFS.
+#           but for a work folder on gs:// or NFS.
+# continue  `train` with the same arguments. A TPU that was taken away: create, train; the run goes
+#           on from gs:// or NFS.
 set -euo pipefail
 
 dry=
@@ -50,7 +52,7 @@ case $what in
     run "${tpu[@]}" scp "$archive" "$name":gptjax.tar.gz "${zone[@]}" --worker=all
     arguments=$(printf '%q ' "$@")
     # In the background, so that it outlives this connection.
-    everywhere "tar -xzf gptjax.tar.gz && cd gptjax && export GPTJAX_PYTHON=\$(~/.local/bin/uv python find 3.12) && { nohup bash launch/train.sh ${arguments}>> ~/train.log 2>&1 < /dev/null & echo \$! > ~/train.pid; }"
+    everywhere "tar -xzf gptjax.tar.gz && cd gptjax && export GPTJAX_PYTHON=\$(~/.local/bin/uv python find 3.12) ${GPTJAX_CACHE_DIR:+GPTJAX_CACHE_DIR=$GPTJAX_CACHE_DIR }&& { nohup bash launch/train.sh ${arguments}>> ~/train.log 2>&1 < /dev/null & echo \$! > ~/train.pid; }"
     ;;
   watch) first 'tail -n 50 -F train.log' ;;
   stop) everywhere 'kill -TERM $(cat train.pid)' ;;
