@@ -312,6 +312,17 @@ def test_no_python_that_is_new_enough_ends_in_one_line(clone, tmp_path):
 
 
 @needs_bash
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])
+def test_a_url_among_the_arguments_has_its_stores_package_installed(clone, scheme, package):
+    for times in (1, 1):  # the second start needs nothing more
+        assert clone.train(f"--workdir={scheme}://bucket/run").returncode == 0
+        assert len(clone.calls("pip")) == times
+    (call,) = clone.calls("pip")
+    (asked,) = [a for a in call["argv"] if a.startswith(("gcsfs", "s3fs"))]
+    assert asked.startswith(f"{package}>=") and set(install.requirements(False)) < set(call["argv"])
+
+
+@needs_bash
 def test_ci_lints_and_tests_with_the_test_requirements(clone):
     result = clone.run(clone.root / ".ci/run", cwd="/", CI="true")
     assert result.returncode == 0, result.stderr

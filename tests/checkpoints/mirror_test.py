@@ -11,6 +11,7 @@ import fsspec
 import jax
 import numpy as np
 import pytest
+import s3_server
 from tiny_runs import config, fit, outcome, write_text
 
 from gptjax.checkpoints import directory, manifest, mirror, run
@@ -407,3 +408,52 @@ def test_a_second_run_here_is_refused_at_once(url, on):
     refused = pytest.raises(UserError, match="is in use by process")
     with mirror.training(url, terminal), refused, mirror.training(url, terminal):
         pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_share_the_first_ones_folder_or_are_refused(url, on, monkeypatch, shared):
+    on("here")
+    monkeypatch.setattr(mirror.cluster, "from_first", lambda place: place if shared else "another")
+    opened = mirror.training(url, Terminal(io.StringIO(), live=False))
+    if shared:
+        with opened as folder:
+            assert folder.parent.is_dir()
+    else:
+        with pytest.raises(UserError, match="another folder on each host: let GPTJAX_CACHE_DIR"):
+            opened.__enter__()
+    assert not Store(url).files("lock")
+
+
+@s3_server.needs_s3
+def test_all_of_it_on_a_server_that_speaks_s3(text, undisturbed, on, monkeypatch):
+    url = "s3://runs/of/mine"
+    with s3_server.bucket("runs"):
+        store, held, refused = Store(url), [], []
+
+        def race(place):
+            try:
+                held.append(Lease(store, place, str))
+            except UserError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=race, args=(f"disk {i}",)) for i in range(4)]
+        with monkeypatch.context() as quick:
+            quick.setattr(object_store, "RENEW_S", 0.3)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert (len(held), len(refused)) == (1, 3), refused
+        held[0].close()
+        on("first")
+        train(text, url, monkeypatch, stop_at=9)
+        on("second")
+        folder = train(text, url, monkeypatch)
+        assert outcome(config(text), folder) == outcome(config(text), undisturbed)
+        assert store.read("metrics.jsonl") == (undisturbed / "metrics.jsonl").read_bytes()
+        assert not store.files("lock")
+        on("third")
+        opened, step = run.open_for_command(url, "last", pytest.fail), 23
+        assert opened.step == step == run.open_run(undisturbed, "last").step
+        with pytest.raises(UserError, match="s3://nothing/here cannot be used"):
+            train(text, "s3://nothing/here", monkeypatch)

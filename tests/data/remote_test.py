@@ -1,14 +1,11 @@
 """What lies on an object store is read as a file is, is copied once, and again when it changed."""
 
-import importlib.util
-import subprocess
-import sys
-import time
 import uuid
 from pathlib import Path
 
 import fsspec
 import pytest
+import s3_server
 
 from gptjax.config.schema import DataConfig
 from gptjax.data import corpora, remote
@@ -89,30 +86,10 @@ def test_a_store_without_its_package_is_told_which(monkeypatch):
         remote.local("gs://b/x")
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("moto", "s3fs"))), reason="needs moto[server] and s3fs"
-)
-def test_a_text_on_a_server_that_speaks_s3(monkeypatch):
-    import s3fs
-
-    port = "5057"
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", port])
-    try:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "testing")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        store = s3fs.S3FileSystem()
-        for _ in range(50):
-            try:
-                store.mkdir("corpora")
-                break
-            except Exception:
-                time.sleep(0.2)
+@s3_server.needs_s3
+def test_a_text_on_a_server_that_speaks_s3():
+    with s3_server.bucket("corpora") as store:
         store.pipe("corpora/my.txt", TEXT.encode())
         assert corpora.load(DataConfig(path="s3://corpora/my.txt"), 0, print).text == TEXT
         with pytest.raises(UserError, match="s3://corpora/other.txt cannot be read"):
             remote.local("s3://corpora/other.txt")
-    finally:
-        server.terminate()
-        server.wait()
