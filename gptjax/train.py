@@ -141,8 +141,10 @@ def saved_config(workdir: str) -> Config:
 
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
-    with Terminal(sys.stderr) as terminal, terminal.doing("waiting for the other processes"):
-        cluster.start(args.coordinator, args.process_id, args.num_processes, args.heartbeat_seconds)
+    named = (args.coordinator, args.process_id, args.num_processes)
+    with Terminal(sys.stderr) as terminal:
+        waiting = terminal.doing("waiting for the other processes")
+        cluster.start(*named, args.heartbeat_seconds, waiting=waiting)
     workdir = folder(args.config, args.workdir)
     questions = {"show_batch": args.show_batch, "show_sharding": args.show_sharding}
     questions["replay_step"] = args.replay_step is not None

@@ -35,6 +35,19 @@ def agree() -> dict[str, Any]:
     }
 
 
+def deal() -> dict[str, Any]:
+    """What comes of a batch of which each process has its own rows alone."""
+    import numpy as np
+
+    from gptjax.runtime.mesh_rules import Placement, make_mesh
+
+    place, whole = Placement(make_mesh()), np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    own = place.own_rows(4)
+    batch = place.put_batch([whole[:, own], whole], 4)
+    came = [bool((array == whole).all()) for array in place.fetch(batch)]
+    return {"own": own.tolist(), "came": came}
+
+
 def main(args: Any) -> int:
     """Do one thing, then end as it says, or wait for ever."""
     where = args.coordinator, args.process_id, args.num_processes
@@ -50,6 +63,7 @@ def main(args: Any) -> int:
     chosen = args.process_id == args.who
     if args.do == "agree":
         print(json.dumps(agree()), file=sys.stderr, flush=True)
+        print(json.dumps(deal()), file=sys.stderr, flush=True)
         print("said by one", flush=True)
     elif args.do == "agree on an error":
         with cluster.together():

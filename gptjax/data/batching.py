@@ -5,7 +5,7 @@ next, and 1 where a place counts. Nothing is remembered from step to step. Sourc
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,10 +36,15 @@ def get_batch(
 
 
 def get_batches(
-    split: Split, batch_size: int, seed: int, steps: Iterable[int], purpose: str = "train"
+    split: Split,
+    batch_size: int,
+    seed: int,
+    steps: Iterable[int],
+    purpose: str = "train",
+    rows: Any = slice(None),
 ) -> Batch:
-    """``get_batch`` of several steps, gathered at once: (n, B, T)."""
-    ix = np.stack([_draw(split, batch_size, seed, step, purpose) for step in steps])
+    """``get_batch`` of several steps, gathered at once: (n, B, T); of each the ``rows`` alone."""
+    ix = np.stack([_draw(split, batch_size, seed, step, purpose)[rows] for step in steps])
     if split.anywhere:
         return _gather(split, split.lookback + ix, np.full_like(ix, split.window), ix)
     return _gather(split, *split.rows(ix))

@@ -34,6 +34,7 @@ def start(
     num_processes: int | None = None,
     heartbeat_seconds: float = HEARTBEAT_S,
     start_seconds: float = START_S,
+    waiting: contextlib.AbstractContextManager | None = None,
 ) -> None:
     """Join the other processes, before any JAX backend exists; nothing happens where none are.
 
@@ -42,6 +43,7 @@ def start(
         it a scheduler's environment is looked for.
       heartbeat_seconds: after this long a silence a process is taken for lost.
       start_seconds: how long to wait for the others at the start.
+      waiting: is entered while they are waited for.
 
     Raises:
       UserError: the values do not fit together, or not all processes came.
@@ -53,6 +55,14 @@ def start(
         return
     if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in os.environ:  # of several processes on CPUs
         devices.set_jax("jax_cpu_collectives_implementation", "gloo")
+    with waiting or contextlib.nullcontext():
+        _join(place, heartbeat_seconds, start_seconds)
+    if not is_first():  # of several processes one speaks
+        sys.stdout.flush()
+        _stdout_to(os.open(os.devnull, os.O_WRONLY))
+
+
+def _join(place: schedulers.Place, heartbeat_seconds: float, start_seconds: float) -> None:
     global _watchdog
     import jax  # holds this process up for seconds: before the others listen for heartbeats
 
@@ -64,9 +74,6 @@ def start(
     _initialize(place, heartbeat_seconds)
     with _no_stdout():  # gloo tells there of its connections
         barrier("start")
-    if not is_first():  # of several processes one speaks
-        sys.stdout.flush()
-        _stdout_to(os.open(os.devnull, os.O_WRONLY))
 
 
 def hush(argv: Sequence[str]) -> bool:

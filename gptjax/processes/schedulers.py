@@ -6,6 +6,7 @@ In: the environment of SLURM, Open MPI or a TPU slice, as ``jax.distributed`` re
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import urllib.request
@@ -118,6 +119,7 @@ def _tpu() -> Place | None:
     return Place(host, _TPU_PORT, index, count, "TPU")
 
 
+@functools.cache  # a start asks twice, and may wait for seconds each time
 def _metadata(key: str) -> str:
     """An attribute of a virtual machine of Google's; "" if there is none."""
     request = urllib.request.Request(_METADATA + key, headers={"Metadata-Flavor": "Google"})

@@ -123,9 +123,29 @@ class Placement:
         """Parameters, or a whole state, on the devices."""
         return jax.tree.map(put_array, tree, self.of_tree(tree))
 
-    def put_batch(self, batch: Any) -> Any:
-        """A batch on the devices, its rows split over them; a process sends its own."""
-        return jax.tree.map(lambda array: put_array(array, self.of_batch(array.ndim)), batch)
+    def own_rows(self, n: int) -> np.ndarray:
+        """Numbers of those of ``n`` rows that are on this process's devices."""
+        held = self.of_batch(2).addressable_devices_indices_map((n, 1)).values()
+        return np.unique([np.arange(n)[index[0]] for index in held])
+
+    def put_batch(self, batch: Any, n_rows: int = 0) -> Any:
+        """A batch on the devices, its rows split over them.
+
+        ``n_rows``: how many rows there are, where a batch (..., B, T) has ``own_rows`` alone.
+        """
+
+        def put(array):
+            place, (*lead, B, T) = self.of_batch(array.ndim), array.shape
+            if n_rows in (0, B):
+                return put_array(array, place)
+            own, numbers = self.own_rows(n_rows), np.arange(n_rows)
+
+            def of_device(index):
+                return array[..., np.searchsorted(own, numbers[index[-2]]), :]
+
+            return jax.make_array_from_callback((*lead, n_rows, T), place, of_device)
+
+        return jax.tree.map(put, batch)
 
     def fetch(self, tree: Any) -> Any:
         """Whole arrays on the host, in every process."""

@@ -108,14 +108,19 @@ class Experiment:
     def chunk_inputs(self, first_step: int, n: int) -> tuple[Batch, jax.Array]:
         """Batches (K, A, B / A, T) and learning rates (K,) of n steps, on their devices.
 
-        Whatever n, K is ``train.chunk_steps``: what stands after the first n is not to be run.
+        Whatever n, K is ``train.chunk_steps``: what stands after the first n is not to be run. Of
+        several processes each gathers its own rows.
         """
         train, steps = self.config.train, range(first_step, first_step + n)
-        drawn = get_batches(self.splits["train"], train.batch_size, self.config.seed, steps)
-        part = (train.accumulate, train.batch_size // train.accumulate, drawn.x.shape[-1])
-        batches = Batch(*(np.resize(array, (train.chunk_steps, *part)) for array in drawn))
+        A, part = train.accumulate, train.batch_size // train.accumulate
+        own = self.placement.own_rows(part)
+        rows = (part * np.arange(A)[:, None] + own).reshape(-1)
+        split, seed = self.splits["train"], self.config.seed
+        drawn = get_batches(split, train.batch_size, seed, steps, rows=rows)
+        shape = (train.chunk_steps, A, len(own), drawn.x.shape[-1])
+        batches = Batch(*(np.resize(array, shape) for array in drawn))
         rates = self._rates(first_step + np.arange(train.chunk_steps))
-        return self.placement.put_batch(batches), rates
+        return self.placement.put_batch(batches, part), rates
 
     @functools.cached_property
     def _rates(self) -> Callable[[np.ndarray], jax.Array]:

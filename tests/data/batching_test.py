@@ -69,6 +69,13 @@ def test_a_step_has_the_same_batch_in_whatever_company(split):
             np.testing.assert_array_equal(ours[0], theirs[i])
 
 
+def test_some_rows_of_a_batch_are_those_of_the_whole():
+    whole = get_batches(STREAM, 7, 3, [4, 5])
+    some = get_batches(STREAM, 7, 3, [4, 5], rows=np.array([1, 6, 2]))
+    for ours, theirs in zip(some, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs[:, [1, 6, 2]])
+
+
 @pytest.mark.parametrize("split", [STREAM, ITEMS], ids=["stream", "items"])
 def test_other_steps_seeds_and_purposes_draw_other_batches(split):
     drawn = [draw(split, size=7)]

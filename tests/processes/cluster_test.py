@@ -118,13 +118,15 @@ def test_an_exit_code_that_all_come_to_is_no_loss():
     assert Run(3, "stop").ends() == [(75, "", "met\n")] * 3
 
 
-def test_all_agree_and_the_first_speaks():
+def test_all_agree_the_first_speaks_and_each_brings_its_own_rows():
     ends = Run(2, "agree", "--with_jax").ends()
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert [out for _, out, _ in ends] == ["said by one\n", ""]
     answers = [json.loads(err.splitlines()[1]) for _, _, err in ends]
     common = {"short": {"a": [0, None, "é"]}, "long": 1000, "any": [True, False, True], "count": 2}
     assert answers == [common | {"first": True}, common | {"first": False}]
+    dealt = [json.loads(err.splitlines()[2]) for _, _, err in ends]
+    assert dealt == [{"own": own, "came": [True, True]} for own in ([0, 1], [2, 3])]
 
 
 def test_a_mistake_within_together_is_raised_in_all_in_the_same_words():

@@ -35,8 +35,8 @@ def poison(monkeypatch):
     real = experiment.get_batches
 
     def poison(*bad):
-        def get(split, batch_size, seed, steps):
-            drawn = real(split, batch_size, seed, steps)
+        def get(split, batch_size, seed, steps, **more):
+            drawn = real(split, batch_size, seed, steps, **more)
             for i, step in enumerate(steps):
                 if step in bad:
                     drawn.w[i, 0] = np.nan
