@@ -95,7 +95,7 @@ def training(workdir: str | Path, terminal: Terminal) -> Iterator[Path]:
                 )
         if copier:
             copier.thread.start()
-        terminal.note(f"{url} is copied from {folder}")
+        terminal.note(f"the run works in {folder} and is copied to {url}")
         ended: BaseException | None = None
         try:
             yield folder

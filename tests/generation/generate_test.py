@@ -111,6 +111,20 @@ def test_the_preview_of_items_is_a_few_of_them_a_line_each(small):
     assert {sample.why for sample in made} == {"end", "length"}
 
 
+def test_of_several_processes_each_makes_the_same_pieces_whatever_its_clock_says(
+    small, monkeypatch
+):
+    model, params = small("gpt")
+    config, key, cuts = SampleConfig("ab", 75, 0.7), jax.random.key(3), {}
+    for processes in (1, 2):
+        told = cuts[processes] = []
+        monkeypatch.setattr(pace, "SECONDS", 1e-9)  # as if each piece had taken for ever
+        monkeypatch.setattr(jax, "process_count", lambda n=processes: n)
+        told_of = lambda done, total, told=told: told.append(done)  # noqa: E731
+        generate.preview(model, params, CHARS, config, False, key, told_of)
+    assert cuts[2] == [32, 64, 75] and len(cuts[1]) > 3
+
+
 def test_a_long_text_is_made_in_bounded_pieces_and_is_the_same(small, monkeypatch):
     model, params = small("gpt")
     key, config, n = jax.random.key(3), SampleConfig("ab", 700, 0.7), []
