@@ -253,10 +253,13 @@ class _Copier:
     def copy(self) -> None:
         """Put what the store lacks, the newest first, and then delete what it has too much."""
         self.lease.require()
-        while new := [s for s in directory.slots(self._folder) if s.path.name not in self.there]:
+        while slots := directory.slots(self._folder):
+            new = [slot for slot in slots if slot.path.name not in self.there]
+            if not new:
+                break
             self._put_beside("*.jsonl")
             self._put_checkpoint(new[-1])
-            self._delete_old()
+            self._delete_old(newest=slots[-1].path.name)
         if self._end.is_set() or time.monotonic() - self._beside_at > BESIDE_S:
             self._put_beside("*")
             self._beside_at = time.monotonic()
@@ -298,12 +301,15 @@ class _Copier:
             self._store.write(f"checkpoints/{name}/{path.relative_to(kept).as_posix()}", path)
         self.note(self.there | {name: _sum((kept / MANIFEST).read_bytes())})
 
-    def _delete_old(self) -> None:
-        """Delete what the folder does not have any more, as far as the rules at the top allow."""
-        here = [slot.path.name for slot in directory.slots(self._folder)]
-        best = [name in self.there for name in here if name.endswith("-best")]
-        for name in self.there.keys() - set(here):
-            if here[-1] in self.there and (not name.endswith("-best") or best[-1:] != [False]):
+    def _delete_old(self, newest: str) -> None:
+        """Delete what the folder does not have any more, as the rules at the top allow.
+
+        ``newest``: what was that before the last was put; it is there, if not here any more.
+        """
+        here = {slot.path.name for slot in directory.slots(self._folder)} | {newest}
+        has_best = any(name.endswith("-best") for name in here & self.there.keys())
+        for name in self.there.keys() - here:
+            if has_best or not name.endswith("-best"):
                 self.delete(f"checkpoints/{name}/{MANIFEST}")
                 self.note({n: total for n, total in self.there.items() if n != name})
                 for left in self._store.files(f"checkpoints/{name}"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import threading
 import time
@@ -194,6 +195,28 @@ def test_what_is_deleted_here_while_it_is_copied_is_copied_whole(url, on, monkey
         monkeypatch.setattr(Store, "write", meanwhile)
         copier.copy()
         assert set(copier.there) == {"step_4"}
+
+
+def test_a_run_that_saves_faster_than_it_is_copied_fills_no_store(url, on, monkeypatch):
+    on("here")
+    put, most, steps = Store.write, [], iter(range(4, 40, 2))
+    with by_hand(url, monkeypatch) as (folder, copier):
+        write(folder, 2, best=True)
+
+        def meanwhile(store, name, data):
+            if "params/d0" in name:
+                for step in itertools.islice(steps, 2):
+                    write(folder, step, best=step % 3 == 0)
+            put(store, name, data)
+            if name.endswith("/manifest.json"):
+                there = sorted(mirror._sums(store), key=lambda name: int(name[5:].split("-")[0]))
+                most.append(len(there))
+                assert any(name.endswith("-best") for name in there)
+
+        monkeypatch.setattr(Store, "write", meanwhile)
+        copier.copy()
+        assert len(most) > 8 and max(most) <= 4
+        assert set(copier.there) == {slot.path.name for slot in directory.slots(folder)}
 
 
 def test_what_was_not_copied_goes_on_here_unless_another_machine_went_on(url, on, monkeypatch):
