@@ -22,14 +22,14 @@ from gptjax.models.gpt import (
     GPTLanguageModel,
     MultiHeadAttention,
 )
-from gptjax.runtime.mesh_rules import ROWS, parts_of
+from gptjax.runtime import mesh_rules
 
 
 def dropout(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
     """``nn.Dropout(module.dropout)(x)``, by the hash of ``block_attention.keeps``."""
     if not train or not module.dropout:
         return x
-    place = lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    place = mesh_rules.numbers(x.size).reshape(x.shape)
     return block_attention.drop(x, module.dropout, key_words(module), place)
 
 
@@ -40,9 +40,10 @@ def key_words(module: nn.Module) -> jax.Array:
 
 def rows_apart(x_BxTxC: jax.Array) -> jax.Array:
     """The residual stream on a mesh: each device has all of its rows, and of no others."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x_BxTxC
-    return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(ROWS))
+    return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(mesh_rules.rows_of(mesh)))
 
 
 def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
@@ -55,7 +56,8 @@ def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
     if mesh.empty:
         return attend(*arrays)
     B, H = arrays[0].shape[:2]  # what cannot be dealt out is done by all
-    rows = None if B % parts_of(mesh, ROWS) else ROWS
+    rows = mesh_rules.rows_of(mesh)
+    rows = None if B % mesh_rules.parts_of(mesh, rows) else rows
     heads = None if H % mesh.shape["tensor"] else "tensor"
     cut = tuple(PartitionSpec(rows, heads) if x.ndim > 1 else PartitionSpec() for x in arrays)
     out = PartitionSpec(rows, None, heads)
@@ -84,7 +86,7 @@ class FastMultiHeadAttention(MultiHeadAttention):
         B, H = q_BxHxTxK.shape[:2]
         rate = self.dropout if train else 0.0
         key = key_words(self) if rate else jnp.zeros(2, jnp.uint32)
-        number_BxH = lax.iota(jnp.uint32, B * H).reshape(B, H)
+        number_BxH = mesh_rules.numbers(B * H).reshape(B, H)
 
         def attend(q, k, v, key, number_BxH):
             heads = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
@@ -124,7 +126,7 @@ class FastGPT(GPTLanguageModel):
     remat: bool = False
     scan_layers: bool = False
     pad_vocab: int = 1
-    block = FastBlock
+    block, drops_by_place = FastBlock, True
 
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         if self.is_initializing():
