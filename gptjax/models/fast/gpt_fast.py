@@ -120,7 +120,7 @@ class FastGPT(GPTLanguageModel):
 
     ``remat``: the backward pass computes a block's values again and does not keep them.
     ``scan_layers``: one compiled block for all layers; the parameters keep their names.
-    ``pad_vocab``: the last product is as wide as a multiple of it; nobody sees the padding.
+    ``pad_vocab``: the last product is as wide as a multiple of it; the loss alone sees the padding.
     """
 
     remat: bool = False
@@ -148,7 +148,7 @@ class FastGPT(GPTLanguageModel):
         else:
             for layer in zip(layers, keys, strict=True):
                 x, _ = apply(x, layer)
-        return self.logits(x)
+        return self.logits(x, padded=train)
 
     def embed(self, x_BxT: jax.Array, positions: jax.Array) -> jax.Array:
         if self.is_initializing() or jax.sharding.get_abstract_mesh().empty:
@@ -159,18 +159,24 @@ class FastGPT(GPTLanguageModel):
         tok_emb, pos_emb = (t[i] for t, i in zip(whole, (x_BxT, positions), strict=True))
         return tok_emb + pos_emb
 
-    def logits(self, x_BxTxC: jax.Array) -> jax.Array:
+    def logits(self, x_BxTxC: jax.Array, padded: bool = False) -> jax.Array:
+        """lm_head(ln_f(x)); ``padded`` leaves the padding there, -inf: to a softmax it is nothing.
+
+        To cut it off is to copy all the others.
+        """
         padding = -self.vocab_size % self.pad_vocab
         if self.is_initializing() or not padding:
             return super().logits(x_BxTxC)
-        x, bias = self.ln_f(x_BxTxC).reshape(-1, self.n_embd), 0.0
+        x = self.ln_f(x_BxTxC).reshape(-1, self.n_embd)
         if self.tie_lm_head:
             kernel_CxV = self.token_embedding_table.embedding.T
+            bias_V = jnp.zeros(self.vocab_size, self.precision.storage)
         else:
-            kernel_CxV, bias = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
-        kernel = jnp.pad(kernel_CxV, ((0, 0), (0, padding)))
-        logits = self.precision.dense(x, kernel)[:, : self.vocab_size]
-        return (logits + bias).reshape(*x_BxTxC.shape[:2], self.vocab_size)
+            kernel_CxV, bias_V = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
+        logits = self.precision.dense(x, jnp.pad(kernel_CxV, ((0, 0), (0, padding))))
+        if padded:
+            bias_V = jnp.pad(bias_V, (0, padding), constant_values=-jnp.inf)
+        return (logits[:, : bias_V.size] + bias_V).reshape(*x_BxTxC.shape[:2], -1)
 
 
 class FusedMultiHeadAttention(FastMultiHeadAttention):
