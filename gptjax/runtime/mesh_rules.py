@@ -206,7 +206,7 @@ def rows_of(mesh: Any) -> tuple[str, ...]:
 
 
 def numbers(n: int) -> jax.Array:
-    """0 .. n - 1 as uint32; in ``apart``, where each part has n of them, they go on from the last's.
+    """0 .. n - 1 as uint32; in ``apart``, of whose parts each has n, the next n for each.
 
     So what is numbered row by row has the same numbers whichever device has the row.
     """

@@ -126,7 +126,8 @@ class FastGPT(GPTLanguageModel):
     remat: bool = False
     scan_layers: bool = False
     pad_vocab: int = 1
-    block, drops_by_place = FastBlock, True
+    block = FastBlock
+    drops_by_place = True  # dropout asks where a value is in the batch, and not who has it
 
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         if self.is_initializing():
