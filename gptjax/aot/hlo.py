@@ -151,7 +151,8 @@ class _Program:
             for channel, each in self._collectives(op, ops):
                 # Beside other work a TPU begins one, does pieces of it (in rounds of a loop, too)
                 # and ends it: beginning and end each have it in them, and so has every piece.
-                if not channel or channel not in channels:
+                # Whole ones beside each other may have one channel.
+                if _collective(op) or not channel or channel not in channels:
                     total.add(each)
                 channels.add(channel)
 

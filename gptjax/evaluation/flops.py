@@ -41,8 +41,10 @@ def product_flops(jaxpr: Any) -> int:
             total += max(product_flops(branch.jaxpr) for branch in equation.params["branches"])
             continue
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        if equation.primitive.name == "shard_map":  # in it stands what one device does
-            times = equation.params["mesh"].size
+        if equation.primitive.name == "shard_map":  # in it stands what one part of its axes does
+            mesh, axes = equation.params["mesh"], equation.params.get("newly_manual_axes")
+            axes = axes or equation.params["manual_axes"]  # so older JAX calls them
+            times = math.prod(mesh.shape[axis] for axis in axes)
         for value in jax.tree.leaves(list(equation.params.values())):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):

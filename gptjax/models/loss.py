@@ -23,6 +23,18 @@ def cross_entropy(
 
 def token_nats(logits_BxTxV: jax.Array, y_BxT: jax.Array) -> jax.Array:
     """-ln softmax(logits)[y] at each place, nats, (B, T) float32."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(
-        logits_BxTxV.astype(jnp.float32), y_BxT
-    )
+    optaxs = optax.losses.softmax_cross_entropy_with_integer_labels
+    logits_BxTxV = logits_BxTxV.astype(jnp.float32)
+    return jax.lax.platform_dependent(logits_BxTxV, y_BxT, tpu=_by_mask, default=optaxs)
+
+
+def _by_mask(logits_BxTxV: jax.Array, y_BxT: jax.Array) -> jax.Array:
+    """The same, [y] as a sum that leaves all others out, and all places along one axis.
+
+    To look [y] up, or to have places along two, a TPU copies all logits, in float32.
+    """
+    logits_MxV, y_M = logits_BxTxV.reshape(-1, logits_BxTxV.shape[-1]), y_BxT.reshape(-1)
+    logits_MxV = logits_MxV - jax.lax.stop_gradient(logits_MxV.max(axis=1, keepdims=True))
+    came_MxV = y_M[:, None] == jnp.arange(logits_MxV.shape[1])
+    right_M = jnp.where(came_MxV, logits_MxV, 0).sum(axis=1)
+    return (jnp.log(jnp.exp(logits_MxV).sum(axis=1)) - right_M).reshape(y_BxT.shape)

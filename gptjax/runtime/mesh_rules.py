@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -217,6 +218,37 @@ def device_bytes(tree: Any) -> int:
 def parts_of(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
     """In how many parts axes of a mesh, also an abstract one, cut an axis of an array."""
     return math.prod(mesh.shape[axis] for axis in axis_names(axes))
+
+
+def rows_of(mesh: Any) -> tuple[str, ...]:
+    """The axes over which rows are still to be dealt out, in ``apart`` or outside of it."""
+    return tuple(axis for axis in ROWS if axis not in mesh.manual_axes)
+
+
+def numbers(n: int) -> jax.Array:
+    """0 .. n - 1 as uint32; in ``apart``, of whose parts each has n, the next n for each.
+
+    So what is numbered row by row has the same numbers whichever device has the row.
+    """
+    number, mesh = jax.lax.iota(np.uint32, n), jax.sharding.get_abstract_mesh()
+    if "data" not in mesh.manual_axes:
+        return number
+    return number + np.uint32(n) * jax.lax.axis_index("data").astype(np.uint32)
+
+
+def apart(sums: Callable, whole: Any, batch: Any) -> Any:
+    """``sums(whole, batch)`` by each part of ``data`` of its own rows (A, B, T); then their sum.
+
+    Within, nothing is sent over ``data``, loops included; fsdp and tensor are the compiler's as
+    outside. What ``sums`` gives may not depend on which rows it sees together.
+    """
+
+    def of_own(whole, batch):
+        return jax.lax.psum(sums(whole, batch), "data")
+
+    cut = (PartitionSpec(), PartitionSpec(None, "data"))
+    shared = {"axis_names": {"data"}, "out_specs": PartitionSpec(), "check_vma": False}
+    return jax.shard_map(of_own, in_specs=cut, **shared)(whole, batch)
 
 
 def axis_names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:

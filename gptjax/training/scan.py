@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 
 from gptjax.data.batching import Batch
+from gptjax.runtime.mesh_rules import apart
 from gptjax.training.train_step import StepMetrics, TrainState, sum_and_grads, train_step
 
 
@@ -19,8 +20,22 @@ def in_parts(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array
     """``sum_and_grads`` of a batch (A, B / A, T), one part after the other, to save memory.
 
     Sums are added up, so it is that of the whole batch. Each part folds its number into the key.
+    On a mesh devices send those of a quick GPT over ``data`` once, after the last part. Over fsdp
+    they do so in each part: what a device adds up is its piece of all of them.
     """
 
+    def added(shared, batch):
+        return _in_parts(model, *shared, batch)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    # Linen's dropout draws for all rows at once: where they lie is for the compiler to find.
+    by_place = getattr(model, "drops_by_place", False)
+    if mesh.empty or mesh.shape["data"] == 1 or not by_place:
+        return added((params, dropout_key), batch)
+    return apart(added, (params, dropout_key), batch)
+
+
+def _in_parts(model: nn.Module, params: Any, dropout_key: jax.Array, batch: Batch):
     def one(i, part):
         return sum_and_grads(model, params, part, jax.random.fold_in(dropout_key, i))
 

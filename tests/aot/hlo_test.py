@@ -140,6 +140,13 @@ def test_a_collective_sends_what_a_ring_of_its_group_would(kind, groups, size, s
     assert found.link_bytes == sent
 
 
+def test_whole_collectives_of_one_channel_are_as_many_as_there_are():
+    one = COLLECTIVE.format(kind="all-reduce", groups="{}", type="f32[10,40]{1,0}")
+    line = next(line for line in one.splitlines() if "ROOT" in line)
+    two = one.replace(line, line.replace("ROOT %r", "%q") + "\n" + line)
+    assert hlo.traffic(two).collectives == {"all-reduce": (2, 2 * A, 2 * 2 * A * 7 / 8)}
+
+
 PIECES = """HloModule m, num_partitions=4
 
 %piece (p0: f32[2,8], p1: f32[8,8], p2: f32[16]) -> (f32[16], f32[2,8], f32[8,8]) {

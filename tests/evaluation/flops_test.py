@@ -1,5 +1,7 @@
 """FLOPs are those of the matrix products, counted by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -64,6 +66,15 @@ def test_one_branch_is_run_and_each_device_does_its_share():
 
     assert flops.product_flops(jax.make_jaxpr(one_of_two)(True, x).jaxpr) == 3 * product
     auto, rows = (jax.sharding.AxisType.Auto,), jax.sharding.PartitionSpec("data")
-    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=auto)
-    shared = jax.shard_map(lambda x: x @ wide, mesh=mesh, in_specs=rows, out_specs=rows)
+    mesh = jax.sharding.AbstractMesh((4, 5), ("data", "tensor"), axis_types=2 * auto)
+    in_one = functools.partial(jax.shard_map, check_vma=False)
+    by_rows = functools.partial(in_one, in_specs=rows, out_specs=rows, mesh=mesh)
+    shared = by_rows(lambda x: x @ wide, axis_names={"data"})  # tensor is left to the compiler
+    assert flops.product_flops(jax.make_jaxpr(shared)(x).jaxpr) == product
+
+    def nested(x):
+        whole, columns = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(None, "tensor")
+        return in_one(jnp.matmul, in_specs=(whole, columns), out_specs=columns)(x, wide)
+
+    shared = by_rows(nested, axis_names={"data"})
     assert flops.product_flops(jax.make_jaxpr(shared)(x).jaxpr) == product

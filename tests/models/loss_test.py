@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.models import loss as models_loss
 from gptjax.models.loss import cross_entropy, token_nats
 
 B, T, V = 3, 5, 7
@@ -92,3 +93,20 @@ def test_the_nats_of_each_place_are_what_is_summed():
             expected = by_hand(jnp.asarray(logits, jnp.bfloat16)[one], y[one], np.ones((1, 1)))
             np.testing.assert_allclose(nats_BxT[b, t], expected, rtol=1e-5)
     np.testing.assert_allclose(np.sum(token_nats(logits, y) * w), loss(logits, y, w)[0], rtol=1e-6)
+
+
+def test_what_a_tpu_computes_is_the_same_and_columns_of_minus_infinity_are_nothing():
+    logits, y, _ = example()
+    padded = np.pad(logits, ((0, 0), (0, 0), (0, 4)), constant_values=-np.inf)
+
+    def nats_and_slope(nats, logits):
+        weight = np.arange(1, 1 + y.size, dtype=np.float32).reshape(y.shape)
+        return nats(logits, y), jax.grad(lambda logits: (nats(logits, y) * weight).sum())(logits)
+
+    want, slope = nats_and_slope(token_nats, logits)
+    for nats in (models_loss._by_mask, token_nats):
+        for given in (logits, padded):
+            found, grad = nats_and_slope(nats, given)
+            np.testing.assert_allclose(found, want, rtol=1e-6)
+            np.testing.assert_allclose(grad[..., :V], slope, rtol=1e-4, atol=1e-5)
+            assert not grad[..., V:].any() and grad.shape == given.shape

@@ -27,15 +27,20 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICES, STEPS = 8, 3
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 KINDS = ("bigram", "mlp", "gpt")
+SUMS = [(attention, 3, n) for attention in ("blocks", "plain") for n in (1, 8)]
+SUMS += [("blocks", 1, 8)]
 QUICK = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 RUNS = f"""
-import pickle, sys
+import dataclasses, functools, pickle, sys
 import jax, numpy as np
+from gptjax import models
+from gptjax.aot import hlo
 from gptjax.config.schema import *
+from gptjax.data.batching import Batch
 from gptjax.data.corpora import Corpus
 from gptjax.generation.generate import preview
-from gptjax.training import experiment
+from gptjax.training import experiment, scan
 from gptjax.runtime import mesh_rules
 
 text = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnop"), 2000))  # V = 16
@@ -76,6 +81,23 @@ for kind in {KINDS}:
                 )
             ),
         }}
+
+def sums(attention, parts, n):
+    # What in_parts of (parts, 8, 9) rows gives on n devices, and what its program sends.
+    padded = 5 if attention == "blocks" else 1
+    how = dataclasses.replace(gpt, attention=attention, tie_lm_head=True, pad_vocab=padded)
+    model = models.build(how, 16)
+    place = mesh_rules.Placement(mesh_rules.make_mesh(devices=all_devices[:n]))
+    params = place.put(jax.jit(model.init)(jax.random.key(1), np.zeros((1, 1), int))["params"])
+    x = np.random.default_rng(2).integers(0, 16, (parts, 8, 9))
+    inputs = params, place.put_batch(Batch(x, x[..., ::-1], np.ones(x.shape))), jax.random.key(4)
+    jitted = jax.jit(functools.partial(scan.in_parts, model))
+    compiled = place.on_mesh(jitted).lower(*inputs).compile()
+    sent = hlo.traffic(compiled.as_text()).collectives
+    return {{"values": jax.device_get(compiled(*inputs)), "sent": sent}}
+
+for attention, parts, n in {SUMS}:
+    results["sums", attention, parts, n] = sums(attention, parts, n)
 pickle.dump(results, sys.stdout.buffer)
 """
 
@@ -88,7 +110,7 @@ def runs():
         env=os.environ | QUICK | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
-        timeout=600,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr.decode()
     return pickle.loads(done.stdout)
@@ -106,6 +128,22 @@ def test_eight_devices_compute_what_one_does(runs, kind, mesh):
     assert one["sample"] == eight["sample"]
     assert len(eight["sample"]) == (14 if kind == "gpt" else 0)
     assert eight["kept"]  # after the steps each leaf lies where it began
+
+
+@pytest.mark.parametrize("attention", ["blocks", "plain"])
+def test_sums_in_parts_are_those_of_one_device_whoever_drops_out(runs, attention):
+    one, eight = (runs["sums", attention, 3, n]["values"] for n in (1, 8))
+    chex.assert_trees_all_close(one, eight, rtol=1e-4, atol=2e-4)
+    assert one[0][0] > 3 * 8 * 9 and one[0][1] == 3 * 8 * 9
+
+
+def test_gradients_are_sent_once_however_many_parts_a_batch_has(runs):
+    once, thrice = (runs["sums", "blocks", parts, 8] for parts in (1, 3))
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(once["values"][1]))
+    for found in (once["sent"], thrice["sent"]):
+        _, size, sent = found["all-reduce"]
+        assert set(found) == {"all-reduce"}
+        assert size == gradients + 8 and sent == 2 * size * 7 / 8  # the loss and its count: 8
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -22,14 +22,14 @@ from gptjax.models.gpt import (
     GPTLanguageModel,
     MultiHeadAttention,
 )
-from gptjax.runtime.mesh_rules import ROWS, parts_of
+from gptjax.runtime import mesh_rules
 
 
 def dropout(module: nn.Module, x: jax.Array, train: bool) -> jax.Array:
     """``nn.Dropout(module.dropout)(x)``, by the hash of ``block_attention.keeps``."""
     if not train or not module.dropout:
         return x
-    place = lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    place = mesh_rules.numbers(x.size).reshape(x.shape)
     return block_attention.drop(x, module.dropout, key_words(module), place)
 
 
@@ -40,9 +40,10 @@ def key_words(module: nn.Module) -> jax.Array:
 
 def rows_apart(x_BxTxC: jax.Array) -> jax.Array:
     """The residual stream on a mesh: each device has all of its rows, and of no others."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x_BxTxC
-    return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(ROWS))
+    return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(mesh_rules.rows_of(mesh)))
 
 
 def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
@@ -55,7 +56,8 @@ def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
     if mesh.empty:
         return attend(*arrays)
     B, H = arrays[0].shape[:2]  # what cannot be dealt out is done by all
-    rows = None if B % parts_of(mesh, ROWS) else ROWS
+    rows = mesh_rules.rows_of(mesh)
+    rows = None if B % mesh_rules.parts_of(mesh, rows) else rows
     heads = None if H % mesh.shape["tensor"] else "tensor"
     cut = tuple(PartitionSpec(rows, heads) if x.ndim > 1 else PartitionSpec() for x in arrays)
     out = PartitionSpec(rows, None, heads)
@@ -84,7 +86,7 @@ class FastMultiHeadAttention(MultiHeadAttention):
         B, H = q_BxHxTxK.shape[:2]
         rate = self.dropout if train else 0.0
         key = key_words(self) if rate else jnp.zeros(2, jnp.uint32)
-        number_BxH = lax.iota(jnp.uint32, B * H).reshape(B, H)
+        number_BxH = mesh_rules.numbers(B * H).reshape(B, H)
 
         def attend(q, k, v, key, number_BxH):
             heads = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
@@ -118,13 +120,14 @@ class FastGPT(GPTLanguageModel):
 
     ``remat``: the backward pass computes a block's values again and does not keep them.
     ``scan_layers``: one compiled block for all layers; the parameters keep their names.
-    ``pad_vocab``: the last product is as wide as a multiple of it; nobody sees the padding.
+    ``pad_vocab``: the last product is as wide as a multiple of it; the loss alone sees the padding.
     """
 
     remat: bool = False
     scan_layers: bool = False
     pad_vocab: int = 1
     block = FastBlock
+    drops_by_place = True  # dropout asks where a value is in the batch, and not who has it
 
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         if self.is_initializing():
@@ -146,7 +149,7 @@ class FastGPT(GPTLanguageModel):
         else:
             for layer in zip(layers, keys, strict=True):
                 x, _ = apply(x, layer)
-        return self.logits(x)
+        return self.logits(x, padded=train)
 
     def embed(self, x_BxT: jax.Array, positions: jax.Array) -> jax.Array:
         if self.is_initializing() or jax.sharding.get_abstract_mesh().empty:
@@ -157,18 +160,24 @@ class FastGPT(GPTLanguageModel):
         tok_emb, pos_emb = (t[i] for t, i in zip(whole, (x_BxT, positions), strict=True))
         return tok_emb + pos_emb
 
-    def logits(self, x_BxTxC: jax.Array) -> jax.Array:
+    def logits(self, x_BxTxC: jax.Array, padded: bool = False) -> jax.Array:
+        """lm_head(ln_f(x)); ``padded`` leaves the padding there, -inf: to a softmax it is nothing.
+
+        To cut it off is to copy all the others.
+        """
         padding = -self.vocab_size % self.pad_vocab
         if self.is_initializing() or not padding:
             return super().logits(x_BxTxC)
-        x, bias = self.ln_f(x_BxTxC).reshape(-1, self.n_embd), 0.0
+        x = self.ln_f(x_BxTxC).reshape(-1, self.n_embd)
         if self.tie_lm_head:
             kernel_CxV = self.token_embedding_table.embedding.T
+            bias_V = jnp.zeros(self.vocab_size, self.precision.storage)
         else:
-            kernel_CxV, bias = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
-        kernel = jnp.pad(kernel_CxV, ((0, 0), (0, padding)))
-        logits = self.precision.dense(x, kernel)[:, : self.vocab_size]
-        return (logits + bias).reshape(*x_BxTxC.shape[:2], self.vocab_size)
+            kernel_CxV, bias_V = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
+        logits = self.precision.dense(x, jnp.pad(kernel_CxV, ((0, 0), (0, padding))))
+        if padded:
+            bias_V = jnp.pad(bias_V, (0, padding), constant_values=-jnp.inf)
+        return (logits[:, : bias_V.size] + bias_V).reshape(*x_BxTxC.shape[:2], -1)
 
 
 class FusedMultiHeadAttention(FastMultiHeadAttention):

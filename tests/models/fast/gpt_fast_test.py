@@ -113,6 +113,20 @@ def test_no_logit_depends_on_a_later_token(precision, random_params):
         assert seen[: t + 1].all() and not seen[t + 1 :].any()
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_while_training_the_padding_is_minus_infinity_and_the_loss_does_not_see_it(
+    tied, random_params
+):
+    plain, fast = model(tie_lm_head=tied), model(FastGPT, tie_lm_head=tied, pad_vocab=16)
+    params, x, y = random_params(plain, TOKENS[:, :9]), TOKENS[:, :9], TOKENS[:, 1:10]
+    key = jax.random.key(0)  # of a dropout of nothing
+    logits = fast.apply({"params": params}, x, train=True)
+    assert logits.shape == (B, 9, 32) and np.all(logits[..., V:] == -np.inf)
+    np.testing.assert_allclose(logits[..., :V], plain.apply({"params": params}, x), atol=1e-4)
+    want, found = (jax.grad(nats, 1)(m, params, x, y, key) for m in (plain, fast))
+    chex.assert_trees_all_close(found, want, atol=1e-6, rtol=1e-3)
+
+
 # ---- dropout ----------------------------------------------------------------------------------
 
 
