@@ -19,6 +19,8 @@ if [ -z "${GPTJAX_DATA_DIR:-}" ] && [ -d "$root/../shared/data" ]; then
   export GPTJAX_DATA_DIR
 fi
 
+[ -z "${GPTJAX_S3:-}" ] || "$python" -m pip install --quiet 'moto[s3,server]>=5.1' 's3fs>=2025.3'
+
 lint=0
 "$python" -m ruff check . || lint=1
 "$python" -m ruff format --check . || lint=1
