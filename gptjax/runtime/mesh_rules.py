@@ -40,6 +40,7 @@ RULES = {
     "lm_head/bias": (),
 }
 EVERY_ROW = MeshConfig()  # all devices deal out rows, and have all parameters
+CAN_BE_APART = jax.__version_info__ >= (0, 8, 2)  # before, nothing could be constrained within it
 _RULES = [(re.compile(f"(.*/)?{path}"), PartitionSpec(*axes)) for path, axes in RULES.items()]
 
 

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from gptjax.data.batching import Batch
-from gptjax.runtime.mesh_rules import apart
+from gptjax.runtime.mesh_rules import CAN_BE_APART, apart
 from gptjax.training.train_step import StepMetrics, TrainState, sum_and_grads, train_step
 
 
@@ -30,7 +30,7 @@ def in_parts(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array
     mesh = jax.sharding.get_abstract_mesh()
     # Linen's dropout draws for all rows at once: where they lie is for the compiler to find.
     by_place = getattr(model, "drops_by_place", False)
-    if mesh.empty or mesh.shape["data"] == 1 or not by_place:
+    if mesh.empty or mesh.shape["data"] == 1 or not by_place or not CAN_BE_APART:
         return added((params, dropout_key), batch)
     return apart(added, (params, dropout_key), batch)
 

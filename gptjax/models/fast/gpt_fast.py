@@ -61,7 +61,10 @@ def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
     heads = None if H % mesh.shape["tensor"] else "tensor"
     cut = tuple(PartitionSpec(rows, heads) if x.ndim > 1 else PartitionSpec() for x in arrays)
     out = PartitionSpec(rows, None, heads)
-    return jax.shard_map(attend, in_specs=cut, out_specs=out, check_vma=False)(*arrays)
+    # Named, or JAX before 0.10.2 would sum gradients over the axes of ``apart``, too.
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    local = jax.shard_map(attend, in_specs=cut, out_specs=out, axis_names=free, check_vma=False)
+    return local(*arrays)
 
 
 class FastMultiHeadAttention(MultiHeadAttention):
