@@ -62,7 +62,7 @@ def test_a_start_that_has_nothing_to_show_leaves_no_file(tmp_path, resumed):
     board = TensorBoard(tmp_path, resumed)
     board.close()
     board.scalars(21, {"a": 1.0})  # too late
-    assert os.listdir(tmp_path) == [] and threading.active_count() == threads
+    assert os.listdir(tmp_path) == [] and threading.active_count() <= threads
     board = TensorBoard(tmp_path, resumed)
     board.scalars(21, {"a": 1.0})
     board.close()
