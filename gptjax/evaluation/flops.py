@@ -19,7 +19,8 @@ def forward_flops_per_token(model: nn.Module) -> float:
     2 · M · N · K per (M, K) x (K, N) product, over the tokens of the row. A lookup costs none.
     """
     x_1xT = jax.ShapeDtypeStruct((1, model.block_size), jnp.int32)
-    jaxpr = jax.make_jaxpr(model.init_with_output)(jax.random.key(0), x_1xT)  # traced once
+    key = jax.eval_shape(lambda: jax.random.key(0))  # the devices of a mesh may not be here
+    jaxpr = jax.make_jaxpr(model.init_with_output)(key, x_1xT)  # traced once
     return product_flops(jaxpr.jaxpr) / model.block_size
 
 
