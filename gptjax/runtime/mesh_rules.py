@@ -221,6 +221,18 @@ def parts_of(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[axis] for axis in axis_names(axes))
 
 
+def without(axis: str) -> Callable[[Any, Any], PartitionSpec]:
+    """As ``RULES``, of a part of a model by its own paths, but for an axis that cuts nothing."""
+
+    def spec(path: Any, leaf: Any) -> PartitionSpec:
+        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+        (fit,) = [spec for rule, spec in _RULES if rule.fullmatch(name)]
+        kept = [tuple(a for a in axis_names(axes) if a != axis) or None for axes in fit]
+        return PartitionSpec(*kept)
+
+    return spec
+
+
 def rows_of(mesh: Any) -> tuple[str, ...]:
     """The axes over which rows are still to be dealt out, in ``apart`` or outside of it."""
     return tuple(axis for axis in ROWS if axis not in mesh.manual_axes)

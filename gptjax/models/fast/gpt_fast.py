@@ -46,6 +46,20 @@ def rows_apart(x_BxTxC: jax.Array) -> jax.Array:
     return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(mesh_rules.rows_of(mesh)))
 
 
+def gathered(params: Any) -> Any:
+    """A block's parameters on a mesh, whole over fsdp: small beside what is multiplied by them.
+
+    Left to XLA, it multiplies piece by piece as they come, and adds each to the whole result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1:
+        return params
+    place = mesh_rules.without("fsdp")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: lax.with_sharding_constraint(leaf, place(path, leaf)), params
+    )
+
+
 def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
     """``attend`` of heads (B, H, ...), on a mesh by each device of its own rows and heads.
 
@@ -140,7 +154,7 @@ class FastGPT(GPTLanguageModel):
         key = self.make_rng("dropout") if train and self.dropout else jax.random.key(0)
 
         def apply(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
-            params, key = layer
+            params, key = gathered(layer[0]), layer[1]
             return block.apply({"params": params}, x, train, rngs={"dropout": key}), None
 
         if self.remat:  # in a loop nothing can be computed once for both passes anyway
