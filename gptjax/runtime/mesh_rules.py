@@ -221,16 +221,17 @@ def parts_of(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[axis] for axis in axis_names(axes))
 
 
-def without(axis: str) -> Callable[[Any, Any], PartitionSpec]:
-    """As ``RULES``, of a part of a model by its own paths, but for an axis that cuts nothing."""
+def spec_of(path: Any) -> PartitionSpec:
+    """The rule that fits a leaf of a model, or of a part of one, by its path there."""
+    name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+    (fit,) = [spec for rule, spec in _RULES if rule.fullmatch(name)]
+    return fit
 
-    def spec(path: Any, leaf: Any) -> PartitionSpec:
-        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
-        (fit,) = [spec for rule, spec in _RULES if rule.fullmatch(name)]
-        kept = [tuple(a for a in axis_names(axes) if a != axis) or None for axes in fit]
-        return PartitionSpec(*kept)
 
-    return spec
+def without(axis: str, spec: PartitionSpec) -> PartitionSpec:
+    """A spec in which an axis of the mesh cuts nothing."""
+    kept = (tuple(a for a in axis_names(axes) if a != axis) or None for axes in spec)
+    return PartitionSpec(*kept)
 
 
 def rows_of(mesh: Any) -> tuple[str, ...]:

@@ -54,10 +54,15 @@ def gathered(params: Any) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["fsdp"] == 1:
         return params
-    place = mesh_rules.without("fsdp")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: lax.with_sharding_constraint(leaf, place(path, leaf)), params
-    )
+
+    def gather(path, leaf):
+        cut = mesh_rules.spec_of(path)
+        sizes = zip(leaf.shape, cut, strict=False)
+        if any(size % mesh_rules.parts_of(mesh, axes) for size, axes in sizes):
+            return leaf  # mesh.uneven=whole has kept it so
+        return lax.with_sharding_constraint(leaf, mesh_rules.without("fsdp", cut))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
 def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
