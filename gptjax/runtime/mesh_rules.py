@@ -83,34 +83,26 @@ class Placement:
 
         UserError: none or several fit, or an axis cannot be cut in as many equal parts.
         """
-        fits = (
-            [spec for rule, spec in _RULES if rule.fullmatch(path)] if shape else [self.whole.spec]
-        )
+        fits = _rules_of(path) if shape else [self.whole.spec]
         if len(fits) != 1 or len(fits[0]) > len(shape):
             raise UserError(
                 f"{path} of shape {shape} has {len(fits)} rules in runtime/mesh_rules.py, not 1 "
                 "that fits: add or mend one"
             )
-        for size, axes in zip(shape, fits[0], strict=False):
-            n = parts_of(self.mesh, axes)
-            if size % n and self.uneven == "whole":
-                return self.whole
-            if size % n:
-                names = " x ".join(f"mesh.{axis}" for axis in axis_names(axes))
-                raise UserError(
-                    f"{path} of shape {shape}: {size} is not divisible by {n}, which is {names}: "
-                    "choose another mesh, or mesh.uneven=whole keeps it on each device"
-                )
-        return NamedSharding(self.mesh, fits[0])
+        if not (uneven := _uneven(self.mesh, fits[0], shape)):
+            return NamedSharding(self.mesh, fits[0])
+        if self.uneven == "whole":
+            return self.whole
+        size, axes = uneven[0]
+        names = " x ".join(f"mesh.{axis}" for axis in axis_names(axes))
+        raise UserError(
+            f"{path} of shape {shape}: {size} is not divisible by {parts_of(self.mesh, axes)}, "
+            f"which is {names}: choose another mesh, or mesh.uneven=whole keeps it on each device"
+        )
 
     def of_tree(self, tree: Any) -> Any:
         """A sharding for each leaf of a tree of arrays or shapes."""
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: self.of_path(
-                jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape
-            ),
-            tree,
-        )
+        return _map_named(lambda path, leaf: self.of_path(path, leaf.shape), tree)
 
     def of_batch(self, ndim: int) -> NamedSharding:
         """Rows over the devices: (..., B, T) is split along B, the last axis but one."""
@@ -221,17 +213,42 @@ def parts_of(mesh: Any, axes: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[axis] for axis in axis_names(axes))
 
 
-def spec_of(path: Any) -> PartitionSpec:
-    """The rule that fits a leaf of a model, or of a part of one, by its path there."""
-    name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
-    (fit,) = [spec for rule, spec in _RULES if rule.fullmatch(name)]
-    return fit
+def _map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """``function(path, leaf)`` of each leaf: "params/lm_head/kernel"."""
+
+    def named(path, leaf):
+        return function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+
+    return jax.tree_util.tree_map_with_path(named, tree)
 
 
-def without(axis: str, spec: PartitionSpec) -> PartitionSpec:
-    """A spec in which an axis of the mesh cuts nothing."""
-    kept = (tuple(a for a in axis_names(axes) if a != axis) or None for axes in spec)
-    return PartitionSpec(*kept)
+def _rules_of(path: str) -> list[PartitionSpec]:
+    return [spec for rule, spec in _RULES if rule.fullmatch(path)]
+
+
+def _uneven(mesh: Any, spec: PartitionSpec, shape: tuple[int, ...]) -> list[tuple[int, Any]]:
+    """Sizes that cannot be cut in as many equal parts as ``spec`` says, and the axes that would."""
+    sizes = zip(shape, spec, strict=False)
+    return [(size, axes) for size, axes in sizes if size % parts_of(mesh, axes)]
+
+
+def gathered(params: Any) -> Any:
+    """A block's parameters on a mesh, whole over fsdp: small beside what is multiplied by them.
+
+    Left to XLA, it multiplies piece by piece as they come, and adds each to the whole result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1:
+        return params
+
+    def gather(path: str, leaf: jax.Array) -> jax.Array:
+        (spec,) = _rules_of(path)
+        if _uneven(mesh, spec, leaf.shape):
+            return leaf  # mesh.uneven=whole has kept it so
+        kept = (tuple(axis for axis in axis_names(axes) if axis != "fsdp") or None for axes in spec)
+        return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*kept))
+
+    return _map_named(gather, params)
 
 
 def rows_of(mesh: Any) -> tuple[str, ...]:
@@ -250,19 +267,22 @@ def numbers(n: int) -> jax.Array:
     return number + np.uint32(n) * jax.lax.axis_index("data").astype(np.uint32)
 
 
-def apart(sums: Callable, whole: Any, batch: Any) -> Any:
-    """``sums(whole, batch)`` by each part of ``data`` of its own rows (A, B, T); then their sum.
+def apart(sums: Callable, params: Any, batch: Any, key: jax.Array) -> Any:
+    """``sums`` by each part of ``data`` of its own rows (A, B, T), and then their sum.
 
     Within, nothing is sent over ``data``, loops included; fsdp and tensor are the compiler's as
     outside. What ``sums`` gives may not depend on which rows it sees together.
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["data"] == 1 or not CAN_BE_APART:
+        return sums(params, batch, key)
 
-    def of_own(whole, batch):
-        return jax.lax.psum(sums(whole, batch), "data")
+    def of_own(*own):
+        return jax.lax.psum(sums(*own), "data")
 
-    cut = (PartitionSpec(), PartitionSpec(None, "data"))
+    cut = (PartitionSpec(), PartitionSpec(None, "data"), PartitionSpec())
     shared = {"axis_names": {"data"}, "out_specs": PartitionSpec(), "check_vma": False}
-    return jax.shard_map(of_own, in_specs=cut, **shared)(whole, batch)
+    return jax.shard_map(of_own, in_specs=cut, **shared)(params, batch, key)
 
 
 def axis_names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:

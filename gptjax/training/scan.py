@@ -3,6 +3,7 @@
 In: what ``train_step`` takes, for a chunk of steps. Out: the state after them, and what each saw.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import optax
 from flax import linen as nn
 
 from gptjax.data.batching import Batch
-from gptjax.runtime.mesh_rules import CAN_BE_APART, apart
+from gptjax.runtime.mesh_rules import apart
 from gptjax.training.train_step import StepMetrics, TrainState, sum_and_grads, train_step
 
 
@@ -23,19 +24,14 @@ def in_parts(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array
     On a mesh devices send those of a quick GPT over ``data`` once, after the last part. Over fsdp
     they do so in each part: what a device adds up is its piece of all of them.
     """
-
-    def added(shared, batch):
-        return _in_parts(model, *shared, batch)
-
-    mesh = jax.sharding.get_abstract_mesh()
+    sums = functools.partial(_in_parts, model)
     # Linen's dropout draws for all rows at once: where they lie is for the compiler to find.
-    by_place = getattr(model, "drops_by_place", False)
-    if mesh.empty or mesh.shape["data"] == 1 or not by_place or not CAN_BE_APART:
-        return added((params, dropout_key), batch)
-    return apart(added, (params, dropout_key), batch)
+    if not getattr(model, "drops_by_place", False):
+        return sums(params, batch, dropout_key)
+    return apart(sums, params, batch, dropout_key)
 
 
-def _in_parts(model: nn.Module, params: Any, dropout_key: jax.Array, batch: Batch):
+def _in_parts(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
     def one(i, part):
         return sum_and_grads(model, params, part, jax.random.fold_in(dropout_key, i))
 

@@ -46,25 +46,6 @@ def rows_apart(x_BxTxC: jax.Array) -> jax.Array:
     return lax.with_sharding_constraint(x_BxTxC, PartitionSpec(mesh_rules.rows_of(mesh)))
 
 
-def gathered(params: Any) -> Any:
-    """A block's parameters on a mesh, whole over fsdp: small beside what is multiplied by them.
-
-    Left to XLA, it multiplies piece by piece as they come, and adds each to the whole result.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["fsdp"] == 1:
-        return params
-
-    def gather(path, leaf):
-        cut = mesh_rules.spec_of(path)
-        sizes = zip(leaf.shape, cut, strict=False)
-        if any(size % mesh_rules.parts_of(mesh, axes) for size, axes in sizes):
-            return leaf  # mesh.uneven=whole has kept it so
-        return lax.with_sharding_constraint(leaf, mesh_rules.without("fsdp", cut))
-
-    return jax.tree_util.tree_map_with_path(gather, params)
-
-
 def on_each_device(attend: Callable, *arrays: jax.Array) -> jax.Array:
     """``attend`` of heads (B, H, ...), on a mesh by each device of its own rows and heads.
 
@@ -159,7 +140,7 @@ class FastGPT(GPTLanguageModel):
         key = self.make_rng("dropout") if train and self.dropout else jax.random.key(0)
 
         def apply(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
-            params, key = gathered(layer[0]), layer[1]
+            params, key = mesh_rules.gathered(layer[0]), layer[1]
             return block.apply({"params": params}, x, train, rngs={"dropout": key}), None
 
         if self.remat:  # in a loop nothing can be computed once for both passes anyway
