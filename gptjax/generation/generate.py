@@ -91,10 +91,7 @@ def preview(
     idx[:, :T] = ids
     place = whole_beside(params)
     idx = put_array(idx, place)  # as each piece returns it: another would compile again
-    cuts = pieces(n, FIRST_TOKENS, ROOM)
-    if jax.process_count() > 1:  # their clocks differ, and what they do together must not
-        cuts = ((begin, min(begin + FIRST_TOKENS, n)) for begin in range(0, n, FIRST_TOKENS))
-    for begin, end in cuts:
+    for begin, end in pieces(n, FIRST_TOKENS, ROOM, steady=jax.process_count() > 1):
         idx = _append_at(place)(model, params, idx, T + begin, T + end, key_B, config.temperature)
         jax.block_until_ready(idx)
         if busy:

@@ -24,13 +24,17 @@ class Pace:
         self.n = max(1, min(self.most, 4 * n, int(n * SECONDS / max(seconds, 1e-9))))
 
 
-def pieces(total: int, first: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut ``total`` into pieces, (begin, end) each; one must be done when the next is asked for."""
+def pieces(total: int, first: int, most: int, steady: bool = False) -> Iterator[tuple[int, int]]:
+    """Cut ``total`` into pieces, (begin, end) each; one must be done when the next is asked for.
+
+    ``steady``: all as large as the first. So cut several processes alike, whose clocks differ.
+    """
     pace, begin = Pace(min(first, most), most), 0
     while begin < total:
         end, began = min(begin + pace.n, total), time.monotonic()
         yield begin, end
-        pace.took(end - begin, time.monotonic() - began)
+        if not steady:
+            pace.took(end - begin, time.monotonic() - began)
         if not begin:  # it may have compiled: that it was slow says nothing of the next
             pace.n = max(pace.n, end)
         begin = end

@@ -85,7 +85,8 @@ def replay(exp: Experiment, workdir: Path, step: int, busy: Busy = None) -> Repl
             "not known here"
         )
     begin = int(state.step)
-    for first, end in pieces(step - begin, 1, exp.config.train.chunk_steps):
+    steady = jax.process_count() > 1
+    for first, end in pieces(step - begin, 1, exp.config.train.chunk_steps, steady):
         at, n = begin + first, end - first
         state, _ = exp.train_chunk(state, *exp.chunk_inputs(at, n), n, exp.dropout_key)
         if (reached := int(state.step)) < at + n:
