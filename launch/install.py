@@ -1,7 +1,7 @@
 """Gives a Python what gptjax needs and prints which Python that is; does nothing the second time.
 
---tests adds pyproject.toml's `test` list, --gs and --s3 those of these object stores. Failures exit
-with 2. Windows: `py launch/install.py`.
+--tests adds pyproject.toml's `test` list, --gs and --s3 those of these object stores, --s3-server
+that of a server for tests. Failures exit with 2. Windows: `py launch/install.py`.
   GPTJAX_VENV=DIR | none                  another folder than .venv | install into this very Python
   GPTJAX_PLATFORM=cpu|cuda12|cuda13|tpu   jax's wheels; when not set they follow the machine
 """
@@ -28,10 +28,10 @@ def run(*command):
     return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
 
 
-def requirements(tests, stores=()):
-    """["jax>=0.7.2,<0.13", ...]: the package's and, if asked, the tests' and the stores'."""
+def requirements(tests, extras=()):
+    """["jax>=0.7.2,<0.13", ...]: the package's and, if asked, the tests' and those of extras."""
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    for extra in [*["test"] * tests, *stores]:
+    for extra in [*["test"] * tests, *extras]:
         import tomllib
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -41,7 +41,7 @@ def requirements(tests, stores=()):
 
 def lacks(requirement):
     """Whether this Python has none or too old a one; newer than asked for is left alone."""
-    name, bound = re.split(r"\[\w+\]>=|>=", requirement, maxsplit=1)
+    name, bound = re.split(r"\[[\w,]+\]>=|>=", requirement, maxsplit=1)
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -106,14 +106,14 @@ def complete(folder, wanted, what):
     return python
 
 
-def main(tests, stores=()):
+def main(tests, extras=()):
     if sys.version_info < (3, 11):  # noqa: UP036
         stop(f"{sys.executable} is Python {sys.version.split()[0]}: start with 3.11 or newer")
     chip, why = choose_wheels()
     if chip not in ("cpu", "cuda12", "cuda13", "tpu"):
         stop(f"GPTJAX_PLATFORM={chip} is none of cpu, cuda12, cuda13, tpu")
     jax = "jax" if chip == "cpu" else f"jax[{chip}]"
-    wanted = [re.sub("^jax>", f"{jax}>", line) for line in requirements(tests, stores)]
+    wanted = [re.sub("^jax>", f"{jax}>", line) for line in requirements(tests, extras)]
     place = os.environ.get("GPTJAX_VENV")
     import_jax = (sys.executable, "-c", "import jax")  # fails where the jaxlib does not fit, say
     if place != "none" and (place or lacks(wanted[0]) or run(*import_jax).returncode):
@@ -127,7 +127,8 @@ def main(tests, stores=()):
 
 if __name__ == "__main__":
     try:
-        print(main("--tests" in sys.argv, [s for s in ("gs", "s3") if f"--{s}" in sys.argv]))
+        extras = [name for name in ("gs", "s3", "s3-server") if f"--{name}" in sys.argv]
+        print(main("--tests" in sys.argv, extras))
     except KeyboardInterrupt:
         stop("stopped; start again to go on", code=130)
     except OSError as error:

@@ -10,7 +10,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd -P)
-with_tests=yes
+with_tests=yes with_server=${GPTJAX_S3:-}
 . "$root/launch/venv.sh"
 cd "$root"
 
@@ -18,8 +18,6 @@ if [ -z "${GPTJAX_DATA_DIR:-}" ] && [ -d "$root/../shared/data" ]; then
   GPTJAX_DATA_DIR=$(cd "$root/../shared/data" && pwd -P)
   export GPTJAX_DATA_DIR
 fi
-
-[ -z "${GPTJAX_S3:-}" ] || "$python" -m pip install --quiet 'moto[s3,server]>=5.1' 's3fs>=2025.3'
 
 lint=0
 "$python" -m ruff check . || lint=1
