@@ -1,12 +1,14 @@
 """What all tests share: JAX on the CPU unless JAX_PLATFORMS says otherwise, and a few fixtures."""
 
 import os
+import uuid
 
 # Before any test file imports jax: a test is about what is computed, not about where.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Half the seconds of compiling, for programs too small to gain from what XLA could do for them.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import fsspec  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -24,6 +26,15 @@ def published() -> bool:
     Without them a test takes a corpus of pip's, and counts by hand what it compares with.
     """
     return bool(os.environ.get("GPTJAX_DATA_DIR"))
+
+
+@pytest.fixture
+def memory_bucket():
+    """The name of a bucket in fsspec's store in memory, of this test alone."""
+    name, store = uuid.uuid4().hex, fsspec.filesystem("memory")
+    yield name
+    if store.exists(f"/{name}"):
+        store.rm(f"/{name}", recursive=True)
 
 
 @pytest.fixture(scope="module")

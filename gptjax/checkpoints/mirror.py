@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import filelock
@@ -27,6 +27,7 @@ import filelock
 from gptjax.checkpoints import directory, manifest
 from gptjax.checkpoints.directory import Slot
 from gptjax.checkpoints.manifest import MANIFEST, Damaged
+from gptjax.checkpoints.store import PARTS
 from gptjax.errors import UserError
 from gptjax.monitoring import metrics
 from gptjax.monitoring.console import Terminal
@@ -37,7 +38,6 @@ from gptjax.runtime.object_store import Lease, Lost, Store, explaining, is_remot
 
 POLL_S, BESIDE_S = 1.0, 30.0  # between two looks for checkpoints, and for what lies beside them
 LAST_TRIES = 5  # once the run has ended, after pauses of 1, 2, 4 and 8 s
-PARTS = ("params", "rest")
 
 
 def reading(workdir: str | Path, which: str | int = "best", parts: tuple[str, ...] = PARTS) -> Path:
@@ -55,7 +55,9 @@ def reading(workdir: str | Path, which: str | int = "best", parts: tuple[str, ..
         with filelock.FileLock(folder.with_name("lock")):
             for again in (True, True, False):
                 try:
-                    _fetch_all(store, folder, _sums(store), parts if which == "every" else ())
+                    files = store.files()
+                    sums = _sums(store, files)
+                    _fetch_all(store, folder, files, sums, parts if which == "every" else ())
                     if which != "every":
                         directory.first_sound(folder, which, lambda at: _fetch(store, at, parts))
                     break
@@ -134,17 +136,21 @@ def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _sums(store: Store) -> dict[str, str]:
-    """Name -> sum of the manifest, of each complete checkpoint in the store."""
-    names = [re.fullmatch(r"checkpoints/(step_[\w.-]+)/" + MANIFEST, n) for n in store.files()]
+def _sums(store: Store, files: Iterable[str]) -> dict[str, str]:
+    """Name -> sum of the manifest, of each complete checkpoint among the files of a store."""
+    names = [re.fullmatch(r"checkpoints/(step_[\w.-]+)/" + MANIFEST, n) for n in files]
     return {name[1]: _sum(store.read(name[0])) for name in names if name}
 
 
 def _fetch_all(
-    store: Store, folder: Path, sums: dict[str, str], parts: tuple[str, ...] = PARTS
+    store: Store,
+    folder: Path,
+    files: Iterable[str],
+    sums: dict[str, str],
+    parts: tuple[str, ...] = PARTS,
 ) -> None:
     """Make a folder what the store is: the manifests, what lies beside them, ``parts`` of all."""
-    within, beside = directory.folder(folder), {n for n in store.files() if "/" not in n}
+    within, beside = directory.folder(folder), {n for n in files if "/" not in n}
     within.mkdir(parents=True, exist_ok=True)
     for path in [*folder.iterdir(), *within.iterdir()]:
         if path != within and path.name not in (sums if path.parent == within else beside):
@@ -188,15 +194,16 @@ def _start(
     with terminal.doing(f"fetching {store.url}"):
         lease = Lease(store, _place(folder), terminal.note)
         open_.callback(lease.close)
-        copier, sums = _Copier(store, folder, lease, terminal), _sums(store)
-        for name in store.files("checkpoints"):  # half put or half deleted by who was killed
-            if name.split("/")[1] not in sums:
+        copier, files = _Copier(store, folder, lease, terminal), store.files()
+        sums = _sums(store, files)
+        for name in files:  # half put or half deleted by who was killed
+            if name.startswith("checkpoints/") and name.split("/")[1] not in sums:
                 copier.delete(name)
         # If the store is as this folder left it, the folder is ahead in all that differs. If not,
         # another machine went on, and nobody follows the line that is here alone.
         if copier.there != sums:
             copier.note({"": "fetching"})
-            _fetch_all(store, folder, sums)
+            _fetch_all(store, folder, files, sums)
             copier.note(sums)
     return copier
 

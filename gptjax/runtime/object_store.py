@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError
+from gptjax.runtime.atomic_files import PART
 
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
 RENEW_S, DEAD_S = 20.0, 120.0  # how often a lease is renewed; after what silence its holder is dead
@@ -78,7 +79,7 @@ class Store:
         if ".." in re.split(r"[/\\]", name) or not path.is_relative_to(folder):
             raise UserError(f"{name!r} leads out of its folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{path.name}{PART}")
         self.fs.get_file(self.path(name), str(part))
         os.replace(part, path)
 

@@ -73,6 +73,11 @@ def test_devices_that_share_a_batch_send_each_other_the_gradients():
     assert 4 * N_PARAMS <= moved["bytes"] <= 4 * N_PARAMS + 64
     # What is cut is less, though a block is gathered for its products.
     assert split["total"] < sum(train["memory"].values())
+    # Parameters and optimizer on four devices: most of them are matrices, which are cut.
+    argv = ["--target=cuda:a100:4", "--config.mesh.fsdp=4", "--only=train", "--json"]
+    cut = json.loads(run(*TINY, *argv).stdout)["programs"]["train"]["memory"]
+    saved = sum(train["memory"][what] - cut[what] for what in ("parameters", "optimizer"))
+    assert saved > 0.6 * 12 * N_PARAMS
 
 
 def test_several_targets_are_a_table(capsys):

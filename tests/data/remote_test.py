@@ -1,6 +1,5 @@
 """What lies on an object store is read as a file is, is copied once, and again when it changed."""
 
-import uuid
 from pathlib import Path
 
 import fsspec
@@ -20,11 +19,10 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def bucket():
-    """A folder of fsspec's store in memory: its URL, and what writes there."""
-    store, name = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
-    yield f"memory:/{name}", lambda file, text: store.pipe(f"{name}/{file}", text.encode())
-    store.rm(name, recursive=True)
+def bucket(memory_bucket):
+    """Its URL, and what writes there."""
+    pipe, name = fsspec.filesystem("memory").pipe, f"/{memory_bucket}"
+    return f"memory:/{name}", lambda file, text: pipe(f"{name}/{file}", text.encode())
 
 
 def test_a_path_is_left_as_it_is_and_a_drives_letter_is_no_scheme():

@@ -2,10 +2,8 @@
 
 import threading
 import time
-import uuid
 from contextlib import closing
 
-import fsspec
 import pytest
 
 from gptjax.errors import UserError
@@ -22,9 +20,8 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def store():
-    bucket = uuid.uuid4().hex
-    made, turn = Store(f"memory://{bucket}/run"), threading.Lock()
+def store(memory_bucket):
+    made, turn = Store(f"memory://{memory_bucket}/run"), threading.Lock()
     made.write("run.json", b"{}")
     unguarded = made.write
 
@@ -33,8 +30,7 @@ def store():
             unguarded(*what, **how)
 
     made.write = write
-    yield made
-    fsspec.filesystem("memory").rm(f"/{bucket}", recursive=True)
+    return made
 
 
 def lease(store, who, said=None):
