@@ -3,15 +3,15 @@
     python -m gptjax.train --config=configs/gpt2.py:124m --config.data.path=tokens/big
     python -m gptjax.aot   --config=configs/gpt2.py:1558m --vocab_size=50257 --target=tpu:v5e:4x4
 
-size    n_layer/n_head/n_embd   parameters      GPT-2's
-124m        12/12/768            124,412,160      124,439,808
-350m        24/16/1024           354,749,440      354,823,168
-774m        36/20/1280           773,891,840      774,030,080
-1558m       48/25/1600         1,557,380,800    1,557,611,200
+size    n_layer/n_head/n_embd   parameters
+124m        12/12/768            124,439,808
+350m        24/16/1024           354,823,168
+774m        36/20/1280           774,030,080
+1558m       48/25/1600         1,557,611,200
 
-Parameters with GPT-2's vocabulary of 50,257 tokens. GPT-2 has n_layer x 3 n_embd more: biases of
-queries, keys and values, which the notes' heads do without. Its GELU is the tanh form, here the
-exact one. A tokenizer of today, ``byte`` or ``char``, has a smaller vocabulary.
+Parameters with GPT-2's vocabulary of 50,257 tokens, and they are GPT-2's: beside the notes' GPT it
+has biases of queries, keys and values, the tanh form of GELU, and a head that is the token table.
+The tokenizers ``byte`` and ``char`` have smaller vocabularies.
 
 A batch is 512 rows of 1,024 tokens on any number of devices, done in ``train.accumulate`` parts;
 ``python -m gptjax.aot`` says which number of parts fits a device, launch/README.md what fits where.
@@ -38,7 +38,9 @@ def get_config(size="124m"):
     config.name = f"gpt2-{size}"
     config.tokenizer.kind = "byte"
     config.model.update(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=1024)
-    config.model.update(activation="gelu", tie_lm_head=True, scale_residual=True)
+    config.model.update(
+        activation="gelu_tanh", qkv_bias=True, tie_lm_head=True, scale_residual=True
+    )
     config.model.update(compute_dtype="bfloat16", attention="blocks", remat=True)
     config.model.update(scan_layers=True, pad_vocab=128)
     # 19,073 steps are 10 billion tokens. A chunk's batches lie on the device, 6 MB a step.

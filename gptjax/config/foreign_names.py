@@ -61,10 +61,18 @@ TABLE = (
     ("head_size head_dim", "", "a head is model.n_embd / model.n_head wide"),
     ("ffn_dim d_ff intermediate_size n_inner", "", "the feed-forward is 4 times model.n_embd wide"),
     ("dropout_rate p_drop drop_rate resid_pdrop attn_pdrop embd_pdrop", "model.dropout", ""),
-    ("act_fn hidden_act activation_function nonlinearity", "model.activation", "relu or gelu"),
+    (
+        "act_fn hidden_act activation_function nonlinearity",
+        "model.activation",
+        "relu, gelu or gelu_tanh",
+    ),
     ("tie_weights weight_tying tie_word_embeddings tie_embeddings", "model.tie_lm_head", ""),
     ("vocab_size", "", "the tokenizer counts it; tokenizer.min_count drops rare words"),
-    ("bias", "", "as in the notes, queries, keys and values have none, all other layers have one"),
+    (
+        "bias",
+        "model.qkv_bias",
+        "as in the notes, queries, keys and values have none; all other layers have one",
+    ),
     ("use_rope rope rotary", "", "positions are learnt, as in the notes"),
     # The text.
     ("dataset dataset_name data_name corpus", "data.name", "your own file goes to data.path"),

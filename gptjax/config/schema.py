@@ -16,7 +16,7 @@ RUNGS = ("head", "multihead", "ffwd")  # models/rungs.py
 MODELS = ("bigram", "bigram_embed", "ngram", "mlp", *RUNGS, "gpt")  # models/
 SLIDING_MODELS = ("bigram", "ngram", "mlp")  # they read rows of any length
 ATTENTION_MODELS = (*RUNGS, "gpt")  # they hold a causal mask, block_size x block_size
-ACTIVATIONS = ("relu", "gelu")  # models/gpt.py
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh")  # models/gpt.py
 DTYPES = ("auto", "float32", "bfloat16")  # models/precision.py
 ATTENTIONS = ("auto", "plain", "blocks", "fused")  # models/gpt.py, gpt_fast.py
 OPTIMIZERS = ("adamw", "sgd")  # training/optimizer.py
@@ -145,10 +145,14 @@ class ModelConfig(Part, group="model."):
     n_embd: int = field(128, "channels of an embedding", SIZE)
     n_hidden: int = field(200, "width of a layer of the mlp", SIZE)
     dropout: float = field(0.0, "fraction of values zeroed while training, 0 to below 1", BELOW_1)
-    activation: str = field("relu", "of the feed-forward: relu (the notes) or gelu", ACTIVATIONS)
+    activation: str = field(
+        "relu", "of the feed-forward: relu (the notes), gelu, or GPT-2's gelu_tanh", ACTIVATIONS
+    )
     add_count: float = field(1.0, "ngram: count given to every continuation, above 0", ABOVE_0)
     tie_lm_head: bool = field(False, "lm_head shares the token embedding table")
     scale_residual: bool = field(False, "start residual projections 1/sqrt(2 n_layer) smaller")
+    qkv_bias: bool = field(False, "gpt: queries, keys and values have a bias, as GPT-2's do")
+    lm_head_bias: bool = field(True, "gpt: lm_head has a bias (one tied to the table never has)")
     compute_dtype: str = field(
         "auto",
         "gpt: what products read (their sums are float32); auto: bfloat16 where that is quicker",
@@ -172,7 +176,8 @@ class ModelConfig(Part, group="model."):
         super().__post_init__()
         fast = ("remat", "scan_layers", "pad_vocab")  # models/fast/gpt_fast.py
         how = ("compute_dtype", "storage_dtype", "attention", *fast)
-        changed = [name for name in how if getattr(self, name) != getattr(type(self), name)]
+        of_gpt = (*how, "qkv_bias", "lm_head_bias")
+        changed = [name for name in of_gpt if getattr(self, name) != getattr(type(self), name)]
         for name in changed if self.kind != "gpt" else ():
             raise self.mistake(name, f" is for model.kind='gpt', and not for {self.kind!r}")
         for name in set(changed) & set(fast) if self.attention == "plain" else ():

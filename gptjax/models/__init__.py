@@ -64,6 +64,7 @@ def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
         return RungLanguageModel(c.kind, *sizes, c.dropout, c.activation)
     dtypes = ("float32" if d == "auto" else d for d in (c.compute_dtype, c.storage_dtype))
     rest = (c.dropout, c.activation, c.tie_lm_head, c.scale_residual, Precision(*dtypes))
+    rest += (c.qkv_bias, c.lm_head_bias)
     if c.attention in ("auto", "plain"):
         return GPTLanguageModel(*sizes, c.n_layer, *rest)
     fast = FusedGPT if c.attention == "fused" else FastGPT

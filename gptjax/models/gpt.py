@@ -17,7 +17,12 @@ from flax import linen as nn
 
 from gptjax.models.precision import Precision
 
-ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
+# GELU is x Φ(x); GPT-2's is the form with tanh, at most 5e-4 away.
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
 
 # PyTorch's LayerNorm adds 1e-5 to the variance; Linen's default is 1e-6.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5)
@@ -40,9 +45,10 @@ class Head(nn.Module):
     block_size: int
     dropout: float = 0.0
     precision: Precision = Precision()
+    bias: bool = False
 
     def setup(self):
-        linear = functools.partial(dense, self.head_size, 0.02, self.precision, use_bias=False)
+        linear = functools.partial(dense, self.head_size, 0.02, self.precision, use_bias=self.bias)
         self.key, self.query, self.value = linear(), linear(), linear()
         self.tril = np.tril(np.ones((self.block_size, self.block_size), bool))
 
@@ -74,6 +80,7 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     proj_std: float = 0.02
     precision: Precision = Precision()
+    qkv_bias: bool = False
 
     def setup(self):
         side_by_side = nn.vmap(
@@ -84,7 +91,8 @@ class MultiHeadAttention(nn.Module):
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
         )
-        self.heads = side_by_side(self.head_size, self.block_size, self.dropout, self.precision)
+        sizes = (self.head_size, self.block_size)
+        self.heads = side_by_side(*sizes, self.dropout, self.precision, self.qkv_bias)
         self.proj = dense(self.num_heads * self.head_size, self.proj_std, self.precision)
 
     def __call__(self, x_BxTxC: jax.Array, train: bool = False) -> jax.Array:
@@ -133,12 +141,13 @@ class Block(nn.Module):
     activation: str = "relu"
     proj_std: float = 0.02
     precision: Precision = Precision()
+    qkv_bias: bool = False
     attention, feed_forward = MultiHeadAttention, FeedForward  # gpt_cached.py puts its own here
 
     def setup(self):
         sizes = (self.n_head, self.n_embd // self.n_head, self.block_size)
         rest = (self.proj_std, self.precision)
-        self.sa = self.attention(*sizes, self.dropout, *rest)
+        self.sa = self.attention(*sizes, self.dropout, *rest, self.qkv_bias)
         self.ffwd = self.feed_forward(self.n_embd, self.dropout, self.activation, *rest)
         self.ln1 = LayerNorm()
         self.ln2 = LayerNorm()
@@ -163,6 +172,8 @@ class GPTLanguageModel(nn.Module):
     tie_lm_head: bool = False
     scale_residual: bool = False
     precision: Precision = Precision()
+    qkv_bias: bool = False
+    lm_head_bias: bool = True
     lookback, slides = 0, False
     block = Block
 
@@ -172,11 +183,12 @@ class GPTLanguageModel(nn.Module):
         self.position_embedding_table = embed(self.block_size)
         sizes = (self.n_embd, self.n_head, self.block_size)
         proj_std = 0.02 / (2 * self.n_layer) ** 0.5 if self.scale_residual else 0.02
-        rest = (self.dropout, self.activation, proj_std, self.precision)
+        rest = (self.dropout, self.activation, proj_std, self.precision, self.qkv_bias)
         self.blocks = [self.block(*sizes, *rest) for _ in range(self.n_layer)]
         self.ln_f = LayerNorm()
         if not self.tie_lm_head:
-            self.lm_head = dense(self.vocab_size, 0.02, self.precision)
+            bias = self.lm_head_bias
+            self.lm_head = dense(self.vocab_size, 0.02, self.precision, use_bias=bias)
 
     def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
         """Predict every next token at once: (B, T) int32 -> logits (B, T, V); T <= block_size."""

@@ -30,6 +30,7 @@ WIDTH = ("fsdp", "tensor")
 RULES = {
     "(token|position)_embedding_table/embedding": (None, WIDTH),  # (V, C), (T, C)
     "heads/(key|query|value)/kernel": ("tensor", "fsdp", None),  # (H, C, K)
+    "heads/(key|query|value)/bias": ("tensor", None),  # (H, K)
     "sa/(key|query|value)/kernel": ("fsdp", "tensor"),  # (C, K) of a single head
     "(ffwd/fc|hidden_[0-9]+)/kernel": ("fsdp", "tensor"),  # (C, F)
     "(ffwd/fc|hidden_[0-9]+)/bias": ("tensor",),

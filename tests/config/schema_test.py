@@ -237,7 +237,7 @@ BAD = [
         for name in ("block_size", "n_head", "n_embd", "n_hidden")
     ),
     *(("model.dropout", value, "below 1") for value in (1.0, 1.5, -0.1, NAN)),
-    ("model.activation", "tanh", "one of relu, gelu"),
+    ("model.activation", "tanh", "one of relu, gelu, gelu_tanh"),
     ("model.n_head", 3, "n_embd=129"),
     ("model.n_head", 200, "n_embd=200"),
     ("optim.name", "adam", "one of adamw, sgd (did you mean 'adamw'?)"),

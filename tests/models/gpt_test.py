@@ -45,12 +45,12 @@ def layer_norm(p, x):
 
 
 def dense(p, x):
-    return x @ p["kernel"] + p["bias"]
+    return x @ p["kernel"] + p.get("bias", 0)
 
 
 def head(p, x):
     """Page 9: one row and one token at a time, over the tokens up to it."""
-    q, k, v = (x @ p[name]["kernel"] for name in ("query", "key", "value"))
+    q, k, v = (dense(p[name], x) for name in ("query", "key", "value"))
     out = np.zeros(v.shape)
     for b in range(x.shape[0]):
         for t in range(x.shape[1]):
@@ -132,21 +132,39 @@ def test_a_module_is_its_formula(module, formula, scale, random_params):
     np.testing.assert_allclose(out, formula(params, scale * X), rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_gelu_is_the_one_with_erf(random_params):
-    module = FeedForward(C, activation="gelu")
+PHI = {  # Hendrycks and Gimpel 2016: of a normal distribution, and their approximation of it
+    "gelu": lambda z: (1 + math.erf(z / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda z: (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2,
+}
+
+
+@pytest.mark.parametrize("name", PHI)
+def test_gelu_is_the_one_with_erf_or_with_tanh(name, random_params):
+    module = FeedForward(C, activation=name)
     params = random_params(module, X)
     x = dense(params["fc"], X)
-    phi = np.vectorize(lambda z: (1 + math.erf(z / math.sqrt(2))) / 2)
-    expected = dense(params["proj"], x * phi(x))
+    expected = dense(params["proj"], x * np.vectorize(PHI[name])(x))
     np.testing.assert_allclose(apply(module, params, X), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("tie", [False, True])
-def test_the_whole_model_is_its_formula(tie, random_params):
-    tied_or_not = model(tie_lm_head=tie)
-    params = random_params(tied_or_not, TOKENS)
-    assert ("lm_head" in params) is not tie
-    out = apply(tied_or_not, params, TOKENS)
+OWN_HEAD = {"kernel": (C, V), "bias": (V,)}
+FORMS = [
+    ({}, OWN_HEAD, None),
+    ({"tie_lm_head": True}, None, None),
+    ({"lm_head_bias": False}, {"kernel": (C, V)}, None),
+    ({"tie_lm_head": True, "qkv_bias": True}, None, (H, K)),  # GPT-2's, but for its GELU
+]
+
+
+@pytest.mark.parametrize("changes, lm_head, qkv_bias", FORMS)
+def test_the_whole_model_is_its_formula(changes, lm_head, qkv_bias, random_params):
+    changed = model(**changes)
+    params = random_params(changed, TOKENS)
+    shapes = jax.tree.map(np.shape, params)
+    assert shapes.get("lm_head") == lm_head
+    heads = shapes["blocks_0"]["sa"]["heads"]
+    assert {heads[name].get("bias") for name in ("query", "key", "value")} == {qkv_bias}
+    out = apply(changed, params, TOKENS)
     np.testing.assert_allclose(out, gpt(params, TOKENS), rtol=1e-4, atol=1e-5)
 
 

@@ -140,7 +140,11 @@ def test_build_passes_every_size_on():
     model = build("gpt", dropout=0.1, activation="gelu", tie_lm_head=True, scale_residual=True)
     sizes = {"block_size": BLOCK, "n_layer": 2, "n_head": H, "n_embd": C, "vocab_size": V}
     rest = {"dropout": 0.1, "activation": "gelu", "tie_lm_head": True, "scale_residual": True}
+    rest |= {"qkv_bias": False, "lm_head_bias": True}
     assert {name: getattr(model, name) for name in sizes | rest} == sizes | rest
+    assert (
+        build("gpt", qkv_bias=True).qkv_bias and not build("gpt", lm_head_bias=False).lm_head_bias
+    )
     model = build("mlp")
     assert (model.vocab_size, model.n_hidden, model.n_layer, model.n_embd) == (V, 17, 2, C)
     assert model.start_id == START

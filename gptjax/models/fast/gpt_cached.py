@@ -100,7 +100,8 @@ class CachedMultiHeadAttention(MultiHeadAttention):
         plain = common | {"in_axes": None, "out_axes": 2}
         with_past = common | {"in_axes": (None, 0, None), "out_axes": (2, 0)}
         heads = nn.vmap(CachedHead, methods={"__call__": plain, "read": with_past, "at": plain})
-        self.heads = heads(self.head_size, self.block_size, self.dropout, self.precision)
+        sizes = (self.head_size, self.block_size)
+        self.heads = heads(*sizes, self.dropout, self.precision, self.qkv_bias)
         self.proj = dense(self.num_heads * self.head_size, self.proj_std, self.precision)
 
     def read(self, x_BxTxC: jax.Array, past: Past, length_B: jax.Array) -> tuple[jax.Array, Past]:

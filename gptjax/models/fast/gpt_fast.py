@@ -79,6 +79,9 @@ class FastMultiHeadAttention(MultiHeadAttention):
         w_3xHxCxK = jnp.stack([kernels[name]["kernel"] for name in names])
         w_Cx3C = w_3xHxCxK.transpose(2, 0, 1, 3).reshape(C, -1)
         qkv = self.precision.dense(x_BxTxC.reshape(B * T, C), w_Cx3C)
+        if self.qkv_bias:
+            b_3xHxK = jnp.stack([kernels[name]["bias"] for name in names])
+            qkv = self.precision.store(qkv + b_3xHxK.reshape(-1))
         qkv = qkv.reshape(B, T, 3, self.num_heads, -1)
         out_BxTxHxK = self.attend(*qkv.transpose(2, 0, 3, 1, 4), train)
         out = self.proj(out_BxTxHxK.reshape(B * T, C))
@@ -172,11 +175,12 @@ class FastGPT(GPTLanguageModel):
         if self.is_initializing() or not padding:
             return super().logits(x_BxTxC)
         x = self.ln_f(x_BxTxC).reshape(-1, self.n_embd)
+        no_bias_V = jnp.zeros(self.vocab_size, self.precision.storage)
         if self.tie_lm_head:
-            kernel_CxV = self.token_embedding_table.embedding.T
-            bias_V = jnp.zeros(self.vocab_size, self.precision.storage)
+            kernel_CxV, bias_V = self.token_embedding_table.embedding.T, no_bias_V
         else:
-            kernel_CxV, bias_V = (self.lm_head.variables["params"][n] for n in ("kernel", "bias"))
+            head = self.lm_head.variables["params"]
+            kernel_CxV, bias_V = head["kernel"], head.get("bias", no_bias_V)
         logits = self.precision.dense(x, jnp.pad(kernel_CxV, ((0, 0), (0, padding))))
         if padded:
             bias_V = jnp.pad(bias_V, (0, padding), constant_values=-jnp.inf)

@@ -5,6 +5,7 @@ transposed axis cannot pass.
 """
 
 import dataclasses
+import re
 
 import chex
 import jax
@@ -19,7 +20,8 @@ from gptjax.models.gpt import GPTLanguageModel
 B, T, BLOCK, C, H, K, V, N = 2, 5, 8, 12, 3, 4, 13, 2
 TOKENS = np.random.default_rng(3).integers(0, V, (B, BLOCK))
 CHANGES = [{}, {"tie_lm_head": True}, {"activation": "gelu", "scale_residual": True}]
-CASES = [(1, CHANGES[0]), (T, CHANGES[0]), (BLOCK, CHANGES[1]), (BLOCK, CHANGES[2])]
+CHANGES += [{"qkv_bias": True, "lm_head_bias": False}]
+CASES = [(1, CHANGES[0]), (T, CHANGES[0]), *((BLOCK, changes) for changes in CHANGES[1:])]
 
 
 def model(**changes):
@@ -65,12 +67,15 @@ def test_both_have_the_same_parameters_by_path(changes):
         for m in (ours, CachedGPT.of(ours))
     )
     assert set(plain) == set(cached)
-    heads = {path for path in plain if "/sa/heads/" in path}
-    assert len(heads) == 3 * N
-    for path, leaf in plain.items():
-        shape = (C, H, K) if path in heads else leaf.shape
-        assert (cached[path].shape, cached[path].dtype) == (shape, leaf.dtype)
-        assert path not in heads or leaf.shape == (H, C, K)
+    shapes = {path: leaf.shape for path, leaf in plain.items()}
+    kernels = {path for path in shapes if re.search("/sa/heads/.*/kernel", path)}
+    biases = {path for path in shapes if re.search("/sa/heads/.*/bias", path)}
+    assert {shapes[path] for path in kernels} == {(H, C, K)} and len(kernels) == 3 * N
+    assert all(shapes[path] == (H, K) for path in biases)
+    assert len(biases) == (3 * N if ours.qkv_bias else 0)
+    shapes |= dict.fromkeys(kernels, (C, H, K)) | dict.fromkeys(biases, (K, H))
+    for path, leaf in cached.items():
+        assert (leaf.shape, leaf.dtype) == (shapes[path], plain[path].dtype)
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -85,7 +90,7 @@ def test_to_prepare_is_to_swap_the_axes_of_the_heads_and_nothing_else(changes, r
             assert "/sa/heads/" in path
             leaf, swapped = leaf.swapaxes(0, 1), swapped + 1
         back[path] = leaf
-    assert swapped == 3 * N
+    assert swapped == (6 * N if ours.qkv_bias else 3 * N)
     chex.assert_trees_all_equal(traverse_util.unflatten_dict(back, sep="/"), params)
     chex.assert_trees_all_equal(CachedGPT.of(model()).prepare(prepared), params)
 

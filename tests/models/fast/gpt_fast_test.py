@@ -21,6 +21,7 @@ WAYS = [
     {"remat": True, "scan_layers": True, "pad_vocab": 16},
     {"pad_vocab": 128, "tie_lm_head": True},
     {"activation": "gelu", "scale_residual": True},
+    {"activation": "gelu_tanh", "qkv_bias": True, "lm_head_bias": False, "pad_vocab": 32},
 ]
 TOKENS = np.random.default_rng(0).integers(0, V, (B, BLOCK + 1)).astype(np.int32)
 
