@@ -41,11 +41,12 @@ def batch_lines(config: Config) -> Iterator[str]:
 
         exp = experiment.build(config)
     tok = exp.tokenizer
-    x_BxT, y_BxT, w_BxT = get_batch(exp.splits["train"], config.train.batch_size, config.seed)
+    split = exp.splits["train"]
+    x_BxT, y_BxT, w_BxT = get_batch(split, config.train.batch_size, config.seed)
     yield f"input shape: {x_BxT.shape}\ntarget shape: {y_BxT.shape}"
     yield f"input (xb):\n{x_BxT}\ntargets (yb):\n{y_BxT}\n-----"
     for t in w_BxT[0].nonzero()[0]:
-        context, target = x_BxT[0, : t + 1], int(y_BxT[0, t])
+        context, target = x_BxT[0, : split.lookback + t + 1], int(y_BxT[0, t])
         shown = f"{tok.decode(context)!r} -> {tok.token_text(target)!r}"
         yield f"when input is {context.tolist()} the target is {target}   {shown}"
 

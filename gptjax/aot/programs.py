@@ -83,8 +83,8 @@ def experiment_of(config: Config, vocab_size: int, target: Target) -> Experiment
 
 
 def row_length(exp: Experiment) -> int:
-    """Places of a training row of a stream."""
-    return exp.model.lookback + exp.config.window(items=False)
+    """Predictions of a training row of a stream."""
+    return exp.config.window(items=False)
 
 
 def program(exp: Experiment, what: str) -> Program:
@@ -108,7 +108,7 @@ def _train(exp: Experiment) -> Program:
 
 def _evaluation(exp: Experiment) -> Program:
     params, T = exp.abstract_state.params, row_length(exp)
-    batches = _batches(exp, *exp.evaluator.call_shape(T), T)
+    batches = _batches(exp, *exp.evaluator.call_shape(exp.model.lookback + T), T)
     traced = loss_eval.forward.trace(exp.model, loss_eval.row_sums, params, batches)
     held = {"parameters": device_bytes(params), "batches": device_bytes(batches)}
     return Program("evaluation", traced, held)
@@ -202,8 +202,9 @@ def _too_large(found: Compiled, error: Exception) -> dict[str, Any]:
 
 
 def _batches(exp: Experiment, *shape: int) -> Batch:
-    place = exp.placement.of_batch(len(shape))
-    return Batch(*(_shaped(shape, kind, place) for kind in (INT, INT, FLOAT)))
+    place, (*lead, T) = exp.placement.of_batch(len(shape)), shape
+    x = _shaped((*lead, exp.model.lookback + T), INT, place)
+    return Batch(x, _shaped(shape, INT, place), _shaped(shape, FLOAT, place))
 
 
 def _shaped(shape: tuple[int, ...], kind: Any, place: Any) -> jax.ShapeDtypeStruct:

@@ -96,10 +96,11 @@ def make(
 def _step(exp: Experiment, train: Compiled, T: int) -> Step:
     c, memory, n = exp.config.train, train.memory, exp.placement.mesh.size
     rows = max(1, c.batch_size // c.accumulate // exp.placement.row_parts)
+    shape = (rows, T, exp.model.lookback)
     fast, fsdp = isinstance(exp.model, FastGPT), exp.placement.mesh.shape["fsdp"]
     saved = {
         remat: saved_bytes(
-            exp.model.clone(remat=remat) if fast else exp.model, exp.abstract_state.params, rows, T
+            exp.model.clone(remat=remat) if fast else exp.model, exp.abstract_state.params, *shape
         )
         for remat in (False, True)
     }

@@ -232,7 +232,8 @@ def _processes(work: Work, with_peers: bool) -> dict[str, Process]:
 def contexts(model: Any, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """makemore's examples of a batch (B, T): contexts (N, block_size) and what follows, (N,)."""
     n = model.block_size
-    padded = np.pad(batch.x, ((0, 0), (n - 1, 0)), constant_values=model.start_id)
+    before = n - 1 - (batch.x.shape[1] - batch.y.shape[1])  # what the batch does not show
+    padded = np.pad(batch.x, ((0, 0), (before, 0)), constant_values=model.start_id)
     rows, places = np.nonzero(batch.w)
     return padded[rows[:, None], places[:, None] + np.arange(n)], batch.y[rows, places]
 

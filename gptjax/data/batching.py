@@ -1,7 +1,7 @@
 """Batch k of a run, as a function of the seed and k alone: the notes' ``get_batch``.
 
-In: a split cut into rows. Out: ``Batch(x, y, w)`` of shape (B, T): what the model sees, what comes
-next, and 1 where a place counts. Nothing is remembered from step to step. Source: pages 2 and 3.
+In: a split cut into rows. Out: ``Batch(x, y, w)``: what the model sees, what comes next, and 1
+where a place counts. Nothing is remembered from step to step. Source: pages 2 and 3.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,10 @@ PURPOSES = {"train": 0, "eval_train": 1, "eval_val": 2, "eval_test": 3}
 
 
 class Batch(NamedTuple):
-    """Inputs, targets and weights, (..., B, T) each: int32, int32, float32."""
+    """Inputs x (..., B, lookback + T), targets y and weights w (..., B, T): int32, int32, float32.
+
+    A row shows ``lookback`` places of the past, as many as its split says, then T that are asked.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -72,11 +75,12 @@ def whole_split(split: Split, batch_size: int, n: int) -> Iterator[Batch]:
 
 def _gather(split: Split, first: np.ndarray, count: np.ndarray, began: np.ndarray) -> Batch:
     """Rows that predict ``count`` tokens after ``first``: x = tokens[i], y = tokens[i + 1]."""
-    lead = np.minimum(split.lookback, first - began)[..., None]
-    place = np.arange(split.lookback + split.window)
-    counts = (place >= lead) & (place < lead + count[..., None])
-    at = first[..., None] - lead + place
+    first, count, began = (array[..., None] for array in (first, count, began))
+    counts = np.arange(split.window) < count
+    at = first + np.arange(-split.lookback, split.window)
     # A row that ends early shows its last token again: nothing that follows counts.
-    at = np.minimum(at, np.maximum(first + count - 1, first)[..., None])
-    x, y = split.tokens[at], split.tokens[at + 1]
+    at = np.minimum(at, np.maximum(first + count - 1, first))
+    x = split.tokens[np.maximum(at, began)]
+    x = np.where(at < began, split.start_id, x)  # what stands before a beginning
+    y = split.tokens[at[..., split.lookback :] + 1]
     return Batch(x.astype(np.int32), y.astype(np.int32), counts.astype(np.float32))

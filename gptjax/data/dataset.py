@@ -35,14 +35,16 @@ class Split:
     """A stream's tokens (N,) and where its rows begin, each where the one before it ends.
 
     ``window``: the most predictions of a row, after ``lookback`` places that show the past and do
-    not count: T = lookback + window. ``characters``: how much text the predictions stand for. Where
-    rows begin is computed as it is asked for: the tokens may be more than memory takes.
+    not count. ``characters``: how much text the predictions stand for. ``start_id`` is shown where
+    the past has not begun. Where rows begin is computed as it is asked for: the tokens may be more
+    than memory takes.
     """
 
     tokens: Any
     window: int
     lookback: int
     characters: int = field(default=0, kw_only=True)
+    start_id: int = field(default=0, kw_only=True)
     anywhere: ClassVar[bool] = True  # whether a training row may begin at any token
 
     @property
@@ -73,7 +75,7 @@ class Split:
         if n >= self.n_rows:
             return self
         rows = self.rows(np.arange(n) * self.n_rows // n)
-        return ItemSplit(self.tokens, self.window, self.lookback, *rows)
+        return ItemSplit(self.tokens, self.window, self.lookback, *rows, start_id=self.start_id)
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,11 @@ def build(
     end_id = tok.end_id if items else None
     if neighbours:
         return _pairs_of_words(tokens, tok, neighbours, end_id)
-    splits = cut(tokens, end_id, model, window)
-    return {name: replace(split, characters=characters[name]) for name, split in splits.items()}
+    splits, start_id = cut(tokens, end_id, model, window), tok.start_id
+    return {
+        name: replace(split, characters=characters[name], start_id=start_id)
+        for name, split in splits.items()
+    }
 
 
 def _encode(text: str | Encoded, tok: Tokenizer, items: bool) -> tuple[Any, int]:

@@ -95,6 +95,7 @@ def fit_ngram(model: nn.Module, split: Split, add: float) -> dict[str, dict[str,
     def predictions() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for batch in whole_split(split, rows, 1):
             contexts = np.asarray(ngram.contexts(batch.x[0], V, block, model.start_id))
+            contexts = contexts[:, split.lookback :]
             counts = batch.w[0] > 0
             yield contexts[counts], batch.y[0][counts]
 

@@ -21,7 +21,7 @@ from gptjax.data.batching import Batch, whole_split
 from gptjax.data.dataset import Split
 from gptjax.errors import UserError
 from gptjax.evaluation.flops import forward_flops_per_token
-from gptjax.models.loss import cross_entropy, token_nats
+from gptjax.models.loss import cross_entropy, logits_of, token_nats
 from gptjax.runtime.mesh_rules import Placement
 from gptjax.runtime.pace import Busy
 
@@ -34,7 +34,7 @@ def forward(model: nn.Module, what: Callable, params: Any, batches: Batch) -> An
     """``what(logits_BxTxV, batch)`` of each of K batches (K, B, T), dropout off."""
 
     def one(batch):
-        return what(model.apply({"params": params}, batch.x, train=False), batch)
+        return what(logits_of(model, params, batch), batch)
 
     return jax.lax.map(one, batches)
 
@@ -109,7 +109,7 @@ class Evaluator:
         """
         K, B, T = batches.x.shape
         n, rows = self.call_shape(T)
-        parts = [array.reshape(K * B // rows, rows, T) for array in batches]
+        parts = [array.reshape(K * B // rows, rows, -1) for array in batches]
         nats = np.zeros(parts[0].shape[:2])
         for begin in range(0, len(nats), n):
             # The last call has as many as the others: it begins anew where there are no more.

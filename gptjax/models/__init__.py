@@ -15,7 +15,8 @@ In reading order:
 A model is a Flax module whose ``apply({"params": params}, x_BxT, train=False, rngs=...)`` gives
 logits (B, T, V). Its attributes: ``block_size``, the most tokens it looks at; ``lookback``, how
 many tokens before the first of a row its first prediction would like to see (0, or block_size - 1
-for the MLP); ``slides``, whether T may be any length, or at most block_size.
+for the MLP); ``slides``, whether T may be any length, or at most block_size. One that looks back
+takes ``skip``, how many of the first places nobody asks about: see ``loss.logits_of``.
 """
 
 import math

@@ -4,9 +4,18 @@ In: logits, the tokens that came, and a weight per place. Out: a sum of nats and
 mean, so that parts of any size add up exactly; whoever wants the mean divides once.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+
+
+def logits_of(model: Any, params: Any, batch: Any, train: bool = False, **rngs) -> jax.Array:
+    """The logits (B, T, V) of a batch, x (B, lookback + T): those it looks back on are not made."""
+    skip = batch.x.shape[-1] - batch.y.shape[-1]
+    options = {"train": train, "rngs": rngs} | ({"skip": skip} if skip else {})
+    return model.apply({"params": params}, batch.x, **options)
 
 
 def cross_entropy(

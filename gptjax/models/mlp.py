@@ -31,14 +31,17 @@ class MLPLanguageModel(nn.Module):
         return self.block_size - 1
 
     @nn.compact
-    def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
-        """Predict every next token at once: (B, T) int32 -> logits (B, T, V) float32."""
+    def __call__(self, x_BxT: jax.Array, train: bool = False, skip: int = 0) -> jax.Array:
+        """Predict every next token at once: (B, T) int32 -> logits (B, T - skip, V) float32.
+
+        The first ``skip`` places are only looked back on.
+        """
         T, n = x_BxT.shape[1], self.block_size
         V, C, init = self.vocab_size, self.n_embd, nn.initializers.normal(1.0)
         padded = jnp.pad(x_BxT, ((0, 0), (n - 1, 0)), constant_values=self.start_id)
         emb = nn.Embed(V, C, embedding_init=init, name="token_embedding_table")(padded)
         # The oldest of the n embeddings stands first, as in makemore's `emb.view(-1, n * C)`.
-        h = jnp.concatenate([emb[:, i : i + T] for i in range(n)], axis=-1)
+        h = jnp.concatenate([emb[:, i + skip : i + T] for i in range(n)], axis=-1)
         for layer in range(self.n_layer):
             # Gain 5/3 keeps the variance of tanh layers near 1 (makemore part 3).
             init = nn.initializers.variance_scaling((5 / 3) ** 2, "fan_in", "normal")

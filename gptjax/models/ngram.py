@@ -28,12 +28,12 @@ class NGramLanguageModel(nn.Module):
         return self.block_size - 1
 
     @nn.compact
-    def __call__(self, x_BxT: jax.Array, train: bool = False) -> jax.Array:
-        """Look up the row of each context: (B, T) int32 -> logits (B, T, V) float32."""
+    def __call__(self, x_BxT: jax.Array, train: bool = False, skip: int = 0) -> jax.Array:
+        """Look up the row of each context: (B, T) int32 -> logits (B, T - skip, V) float32."""
         V, init = self.vocab_size, nn.initializers.zeros
         rows = V**self.block_size
         table = nn.Embed(rows, V, embedding_init=init, name="token_embedding_table")
-        return table(contexts(x_BxT, V, self.block_size, self.start_id))
+        return table(contexts(x_BxT, V, self.block_size, self.start_id)[:, skip:])
 
 
 def contexts(x_BxT: jax.Array, vocab_size: int, block_size: int, start_id: int) -> jax.Array:

@@ -70,13 +70,13 @@ class Experiment:
         state, train = self.abstract_state, self.config.train
         rows = max(1, train.batch_size // train.accumulate // self.placement.row_parts)
         split = self.splits["train"]
-        T = split.lookback + split.window
+        shape = (rows, split.window, split.lookback)
         params, optimizer = device_bytes(state.params), device_bytes(state.opt_state)
         needs = {"parameters": params, "gradients": params, "optimizer": optimizer}
-        chunk = train.chunk_steps * train.accumulate * device_bytes(abstract_batch(rows, T))
+        chunk = train.chunk_steps * train.accumulate * device_bytes(abstract_batch(*shape))
         needs[f"batches of {train.chunk_steps:,} steps"] = 2 * chunk  # while one runs, the next
         return needs | {
-            f"activations of {rows:,} rows": saved_bytes(self.model, state.params, rows, T)
+            f"activations of {rows:,} rows": saved_bytes(self.model, state.params, *shape)
         }
 
     def require_memory(self) -> None:
@@ -117,8 +117,8 @@ class Experiment:
         rows = (part * np.arange(A)[:, None] + own).reshape(-1)
         split, seed = self.splits["train"], self.config.seed
         drawn = get_batches(split, train.batch_size, seed, steps, rows=rows)
-        shape = (train.chunk_steps, A, len(own), drawn.x.shape[-1])
-        batches = Batch(*(np.resize(array, shape) for array in drawn))
+        shape = (train.chunk_steps, A, len(own))
+        batches = Batch(*(np.resize(array, (*shape, array.shape[-1])) for array in drawn))
         rates = self._rates(first_step + np.arange(train.chunk_steps))
         return self.placement.put_batch(batches, part), rates
 
@@ -203,13 +203,13 @@ def _require_mask(config: ModelConfig) -> None:
         )
 
 
-def abstract_batch(rows: int, T: int) -> Batch:
-    """The shapes of a batch (rows, T)."""
-    x, w = (jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32))
-    return Batch(x, x, w)
+def abstract_batch(rows: int, T: int, lookback: int = 0) -> Batch:
+    """The shapes of a batch of so many rows."""
+    x = jax.ShapeDtypeStruct((rows, lookback + T), jnp.int32)
+    return Batch(x, *(jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32)))
 
 
-def saved_bytes(model: nn.Module, params: Any, rows: int, T: int) -> int:
+def saved_bytes(model: nn.Module, params: Any, rows: int, T: int, lookback: int = 0) -> int:
     """What the forward pass of so many rows keeps for the backward pass, parameters left out."""
 
     def saved(params, batch, key):
@@ -218,7 +218,7 @@ def saved_bytes(model: nn.Module, params: Any, rows: int, T: int) -> int:
     # Whole ones, wherever they lie: what is saved has no place yet.
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    kept = jax.eval_shape(saved, params, abstract_batch(rows, T), key)
+    kept = jax.eval_shape(saved, params, abstract_batch(rows, T, lookback), key)
     return max(0, device_bytes(kept) - device_bytes(params))
 
 

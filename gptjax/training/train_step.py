@@ -19,7 +19,7 @@ from flax import linen as nn
 from gptjax.data.batching import Batch, get_batches
 from gptjax.data.dataset import Split
 from gptjax.evaluation.loss_eval import Evaluator
-from gptjax.models.loss import cross_entropy
+from gptjax.models.loss import cross_entropy, logits_of
 from gptjax.runtime.pace import Busy
 
 
@@ -52,7 +52,7 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, seed: int) ->
 
 def nats_of(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
     """(Σ nats, count of places) of a batch (B, T), dropout on: what training makes smaller."""
-    logits = model.apply({"params": params}, batch.x, train=True, rngs={"dropout": dropout_key})
+    logits = logits_of(model, params, batch, train=True, dropout=dropout_key)
     return cross_entropy(logits, batch.y, batch.w)
 
 

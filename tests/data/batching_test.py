@@ -96,7 +96,8 @@ def test_a_batch_is_the_batches_of_one_step(split, purpose):
         batch = get_batch(split, size, seed, step, purpose)
         batches = get_batches(split, size, seed, [step], purpose)
         for one, several in zip(batch, batches, strict=True):
-            assert one.shape == (size, split.lookback + split.window)
+            lookback = split.lookback if one is batch.x else 0
+            assert one.shape == (size, lookback + split.window)
             assert one.dtype == several.dtype
             np.testing.assert_array_equal(one[None], several)
 
@@ -127,9 +128,8 @@ def test_a_window_lies_inside_the_split_after_what_it_looks_back_on(room, seed, 
     start = batch.x[..., :1]
     assert set(start.ravel().tolist()) == set(range(room))  # every place that has room
     np.testing.assert_array_equal(batch.x, start + np.arange(lookback + window))
-    np.testing.assert_array_equal(batch.y, batch.x + 1)
-    np.testing.assert_array_equal(batch.w[..., :lookback], 0)
-    np.testing.assert_array_equal(batch.w[..., lookback:], 1)
+    np.testing.assert_array_equal(batch.y, batch.x[..., lookback:] + 1)
+    np.testing.assert_array_equal(batch.w, np.ones(batch.y.shape))
     # And the tokens are those of the places.
     real = draw(split, seed=seed, n=40, size=3)
     np.testing.assert_array_equal(real.x, tokens[batch.x])
@@ -155,23 +155,24 @@ def test_training_draws_every_item_from_its_beginning_to_its_end():
 
 def check_whole(split, batch_size, n, began_of):
     """Every token but the first is predicted once, from exactly the past that may be shown."""
-    predicted = []
+    predicted, lookback, start = [], split.lookback, -7
     total = 0.0
-    for batch in whole_split(places(split), batch_size, n):
-        assert batch.x.shape == batch.w.shape == (n, batch_size, split.lookback + split.window)
-        width = batch.x.shape[-1]
-        for x, y, w in zip(*(a.reshape(-1, width) for a in batch), strict=True):
-            counted = np.flatnonzero(w)
+    for batch in whole_split(dataclasses.replace(places(split), start_id=start), batch_size, n):
+        assert batch.y.shape == batch.w.shape == (n, batch_size, split.window)
+        assert batch.x.shape == (n, batch_size, lookback + split.window)
+        for x, y, w in zip(*(a.reshape(-1, a.shape[-1]) for a in batch), strict=True):
+            end = int(w.sum())
             total += w.sum()
-            if not len(counted):
+            np.testing.assert_array_equal(w, np.arange(split.window) < end)  # ones, then zeros
+            if not end:
                 continue
-            lead, end = counted[0], counted[-1] + 1
-            assert set(w.tolist()) <= {0, 1} and len(counted) == end - lead  # one run of ones
+            past, x = x[:lookback], x[lookback:]
             np.testing.assert_array_equal(x[:end], x[0] + np.arange(end))  # running text
             np.testing.assert_array_equal(y[:end], x[:end] + 1)
             assert set(x[end:].tolist()) <= {x[end - 1]}  # nothing of what follows is shown
-            assert lead == min(split.lookback, x[lead] - began_of(x[lead]))
-            predicted += y[lead:end].tolist()
+            before = x[0] + np.arange(-lookback, 0)
+            np.testing.assert_array_equal(past, np.where(before < began_of(x[0]), start, before))
+            predicted += y[:end].tolist()
     assert predicted == list(range(1, len(split.tokens)))
     assert total == split.n_predicted == len(predicted)
 
