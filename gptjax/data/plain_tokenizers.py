@@ -31,6 +31,7 @@ class Tokenizer:
     kind = ""  # in a config
     unit = ""  # what one token is, in a sentence
     unknown_id: int | None = None  # of all that the vocabulary lacks; None: that is refused
+    is_slow = False  # whether what it has encoded is worth keeping
     has_words = False  # whether words are tokens among others (marks, white space)
     vocabulary: Sequence[str]  # what each id stands for
 
