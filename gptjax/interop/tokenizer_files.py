@@ -11,5 +11,5 @@ def write(folder: Path, tok: Tokenizer, block_size: int) -> None:
 
 
 def read(folder: Path) -> Tokenizer:
-    """Read the tokenizer of a folder, ``tokenizer.json``, else ``vocab.json`` and ``merges.txt``."""
+    """The tokenizer of a folder: ``tokenizer.json``, else ``vocab.json`` and ``merges.txt``."""
     raise NotImplementedError
