@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.data import bpe, tokenizers
-from gptjax.data.tokenizers import LETTER, UNKNOWN, ByteTokenizer, Tokenizer
+from gptjax.data.bpe import BYTE_OF_CHAR, END_OF_TEXT
+from gptjax.data.plain_tokenizers import LETTER, UNKNOWN, ByteTokenizer, Tokenizer
 from gptjax.errors import UserError
 from gptjax.runtime.atomic_files import parse_json, read_small, write_whole
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
-END_OF_TEXT = "<|endoftext|>"
 MOST_BYTES = 2**26  # of one file; a vocabulary of 262,144 byte pairs has half of it
 _ANY = r"[\s\S]"  # one character, a new line too
 _DECIDING = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
@@ -87,7 +87,7 @@ def _document(tok: Tokenizer) -> dict[str, Any]:
             "trim_offsets": True,
             "use_regex": False,
         }
-        model = {"type": "BPE", "vocab": _bytes(), "merges": []}
+        model = {"type": "BPE", "vocab": dict(sorted(BYTE_OF_CHAR.items(), key=_id)), "merges": []}
         return _frame(model, pre_tokenizer, pre_tokenizer)
     table = {piece: id for id, piece in enumerate(tok.vocabulary)}
     if len(table) < tok.vocab_size:
@@ -118,15 +118,6 @@ def _frame(model: dict, pre_tokenizer: dict, decoder: dict) -> dict[str, Any]:
     }
 
 
-def _bytes() -> dict[str, int]:
-    """GPT-2's character for each byte: itself where it prints, else one from U+0100 on."""
-    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = (byte for byte in range(256) if byte not in prints)
-    character = {byte: chr(byte) for byte in prints}
-    character |= {byte: chr(0x100 + n) for n, byte in enumerate(others)}
-    return {character[byte]: byte for byte in range(256)}
-
-
 def _piece() -> str:
     """The expression of words, with what this Python calls a letter written out.
 
@@ -145,7 +136,7 @@ def _understand(path: Path, text: str) -> Tokenizer:
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(vocab, dict):
         raise UserError(f"{path}: it has no model with a table of tokens and ids")
-    if model.get("type") == "WordLevel" or vocab == _bytes():
+    if model.get("type") == "WordLevel" or vocab == BYTE_OF_CHAR:
         tok = _ours(path, vocab)
         if _essence(_document(tok)) == _essence(data):
             return tok
@@ -159,7 +150,7 @@ def _understand(path: Path, text: str) -> Tokenizer:
 
 def _ours(path: Path, vocab: dict[str, Any]) -> Tokenizer:
     """The tokenizer of ours that has a vocabulary: of bytes, of words or of characters."""
-    if vocab == _bytes():
+    if vocab == BYTE_OF_CHAR:
         return ByteTokenizer()
     ids = list(vocab.values())
     if any(type(id) is not int for id in ids) or sorted(ids) != list(range(len(ids))):
