@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
 MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 10, 17_500
 
 # From the highest to the lowest; a file beside the wings has its own name here.
-WINGS = ["commands", "aot", "compare", "bench", "training", "evaluation", "checkpoints"]
+WINGS = ["commands", "aot", "interop", "compare", "bench", "training", "evaluation", "checkpoints"]
 WINGS += [
     "generation",
     "models",
