@@ -27,6 +27,7 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
 from gptjax.generation.generate import Piece, Sample, Settings
+from gptjax.models import lora
 from gptjax.runtime import fast_paths
 from gptjax.runtime.atomic_files import read_json
 from gptjax.runtime.pace import Busy
@@ -143,18 +144,7 @@ class Run:
 
     def read_corpus(self, workdir: Path) -> corpora.Corpus:
         """The text it learnt from, read again; UserError if it is not known, or another one now."""
-        if self.data is None:
-            raise UserError(
-                f"{workdir} does not say what it was trained on: evaluate --text_file measures it "
-                "on a text of yours"
-            )
-        text, trained = corpora.load(self.config.data, self.config.seed), self.data["sha256"]
-        if text.sha256 != trained:
-            raise UserError(
-                f"the corpus {text.name} is not the one that {workdir} was trained on (sha256 "
-                f"{text.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
-            )
-        return text
+        return read_corpus(self.config, self.data, workdir)
 
     def require_next(self, to: str) -> None:
         """Refuse, in one line, to do ``to`` with a run that did not learn what comes next."""
@@ -182,6 +172,22 @@ class Run:
         return Settings(max_new_tokens, sampler, stop, window, self.items)
 
 
+def read_corpus(config: Config, data: dict[str, Any] | None, workdir: Path) -> corpora.Corpus:
+    """The text that the run in a folder learnt from; see ``Run.read_corpus``."""
+    if data is None:
+        raise UserError(
+            f"{workdir} does not say what it was trained on: evaluate --text_file measures it on a "
+            "text of yours"
+        )
+    text, trained = corpora.load(config.data, config.seed), data["sha256"]
+    if text.sha256 != trained:
+        raise UserError(
+            f"the corpus {text.name} is not the one that {workdir} was trained on (sha256 "
+            f"{text.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
+        )
+    return text
+
+
 def open_run(workdir: Path, which: str | int = "best") -> Run:
     """Read config, tokenizer and parameters of the "best" (lowest val loss) or "last" step, or any.
 
@@ -193,12 +199,15 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
     tok = saved.tokenizer
     config = fast_paths.resolve(saved.config.model)
     model = models.build(config, tok.vocab_size, tok.start_id)
+
     # Shapes and dtypes of the parameters, without making them.
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    like = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-    found = store.restore(workdir, which, {"params": like}, only_params=True)
+    def init():
+        params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        return lora.begin(params, config, jax.random.key(0))
+
+    found = store.restore(workdir, which, {"params": jax.eval_shape(init)}, only_params=True)
     saved = understand(workdir, found.meta)  # of an earlier step, if the last is damaged
-    of_step, params = exact_val_nats(workdir), found.tree["params"]
+    of_step, params = exact_val_nats(workdir), lora.merge(found.tree["params"], config)
     notices, val_nats = tuple(found.notices), of_step.get(found.step)
     return Run(saved.config, tok, model, params, found.step, saved.data, notices, val_nats)
 
@@ -220,6 +229,7 @@ class Saved(NamedTuple):
     config: Config
     tokenizer: Tokenizer
     data: dict[str, Any] | None  # of ``Corpus.facts``
+    start: dict[str, Any] | None = None  # of the run it began with: see ``checkpoints/start.py``
 
 
 def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
@@ -232,7 +242,13 @@ def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
         kinds = ("stream", "items")
         if data is not None and not (data["kind"] in kinds and _SHA256.fullmatch(data["sha256"])):
             raise TypeError("its data")
-        return Saved(config, tokenizers.from_json(meta["tokenizer"]), data)
+        start = meta.get("start")
+        if start is not None:
+            checked = Config, str, int, str  # what nobody can have written is refused here
+            found = parse.from_dict(start["config"]), start["folder"], start["step"], start["name"]
+            if not all(map(isinstance, found, checked)):
+                raise TypeError("its start")
+        return Saved(config, tokenizers.from_json(meta["tokenizer"]), data, start)
 
 
 @contextlib.contextmanager
