@@ -7,7 +7,7 @@
     python -m gptjax.compare --workdirs=runs/finetune-play,runs/finetune-lora,runs/finetune-nothing
 
 run       begins with   learns from              steps   val loss, nats per character
-base      nothing       works 1-21, 2.4 M chars   2,500   ?
+base      nothing       works 1-21, 2.4 M chars   2,000   ?
 play      base          one play, 128 k chars       400   ?
 nothing   nothing       one play                  1,200   ?
 lora      base          one play                    400   ?
@@ -34,7 +34,7 @@ def get_config(run="play"):
     config.train.update(batch_size=16, eval_iters=20)
     config.optim.update(learning_rate=2e-3, warmup_steps=100, weight_decay=0.1)
     if run == "base":
-        config.train.update(steps=2500, eval_every=500)
+        config.train.update(steps=2000, eval_every=500)
     elif run == "nothing":
         config.train.update(steps=1200, eval_every=100)
     else:
