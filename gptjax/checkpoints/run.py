@@ -56,6 +56,7 @@ class Run:
     data: dict[str, Any] | None = None  # of ``Corpus.facts``; None where nothing is known of it
     notices: tuple[str, ...] = ()
     val_nats: float | None = None  # over the whole split, where summary.json has it of this step
+    start: dict[str, Any] | None = None  # the run it began with: see ``checkpoints/start.py``
 
     def __repr__(self) -> str:
         facts = self.facts()
@@ -208,8 +209,8 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
     found = store.restore(workdir, which, {"params": jax.eval_shape(init)}, only_params=True)
     saved = understand(workdir, found.meta)  # of an earlier step, if the last is damaged
     of_step, params = exact_val_nats(workdir), lora.merge(found.tree["params"], config)
-    notices, val_nats = tuple(found.notices), of_step.get(found.step)
-    return Run(saved.config, tok, model, params, found.step, saved.data, notices, val_nats)
+    facts = saved.data, tuple(found.notices), of_step.get(found.step), saved.start
+    return Run(saved.config, tok, model, params, found.step, *facts)
 
 
 def open_for_command(workdir: str, checkpoint: str, warn: Callable[[str], None]) -> Run:
@@ -229,7 +230,7 @@ class Saved(NamedTuple):
     config: Config
     tokenizer: Tokenizer
     data: dict[str, Any] | None  # of ``Corpus.facts``
-    start: dict[str, Any] | None = None  # of the run it began with: see ``checkpoints/start.py``
+    start: dict[str, Any] | None = None  # of the run it began with
 
 
 def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
@@ -293,7 +294,7 @@ def saved_config(workdir: str) -> Config | None:
     return understand(folder, store.read_meta(folder)[1]).config
 
 
-def runs_below(top: str) -> str:
+def runs_below(top: str, flag: str = "workdir") -> str:
     """The end of a sentence: the newest runs in a folder or in one of its folders."""
     folders = [path for deep in ("*", "*/*") for path in Path(top).glob(f"{deep}/checkpoints")]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -310,7 +311,7 @@ def runs_below(top: str) -> str:
         val = f", val {figures['best_val_nats']:.4f}" if figures else ""
         said.append(f"{run} (step {step:,}{val})")
     more = f" and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
-    return f": name a run, such as --workdir={runs[0]}; newest first: {', '.join(said)}{more}"
+    return f": name a run, such as --{flag}={runs[0]}; newest first: {', '.join(said)}{more}"
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def _open(folder: str) -> Run:
     name = "gpt2" if folder.startswith("gpt2") else folder
     path = os.path.expanduser(folder)
     if not is_remote(folder) and not Path(path).is_dir():
-        why = OTHERS.get(name, f"there is no such folder{runs_below('runs')}")
+        why = OTHERS.get(name, f"there is no such folder{runs_below('runs', 'init_from')}")
         raise UserError(f"--init_from={folder:.80} names the folder of a run: {why}")
     run = open_run(mirror.reading(path, "best", ("params",)))
     if run.config.model.kind == "ngram":

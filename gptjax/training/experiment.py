@@ -87,9 +87,16 @@ class Experiment:
         return self._merge(params) if self.config.model.lora_rank else params
 
     @functools.cached_property
-    def _merge(self) -> Callable[[Any], Any]:
+    def abstract_params(self) -> Any:
+        """Shapes, dtypes and places of what the model takes."""
         like = jax.eval_shape(self.tuning.merge, self.abstract_state.params)
-        return jax.jit(self.tuning.merge, out_shardings=self.placement.of_tree(like))
+        places = self.placement.of_tree(like)
+        return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
+
+    @functools.cached_property
+    def _merge(self) -> Callable[[Any], Any]:
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params)
+        return jax.jit(self.tuning.merge, out_shardings=places)
 
     def memory_needs(self) -> dict[str, int]:
         """Bytes that training takes of each device, by what they hold; nothing is computed."""
