@@ -43,7 +43,8 @@ def train(
         ``ConfigDict`` (``gptjax.config.base()`` has every field), or the ``config`` of a ``Run``.
       workdir: the folder of the run, or gs://, s3://; runs/<name> when it is not set.
       overrides: fields of the config by last name, ``steps=100, n_layer=2``; those whose last name
-        is another's too by path, ``**{"model.kind": "bigram"}``.
+        is another's too by path, ``**{"model.kind": "bigram"}``. ``init_from="runs/x"`` begins with
+        the parameters, tokenizer and sizes of that run.
 
     Raises:
       UserError: no such config or field, or whatever else the command would refuse in one line.

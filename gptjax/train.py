@@ -3,6 +3,7 @@
     python -m gptjax.train --config=configs/gpt.py
     python -m gptjax.train --config=configs/gpt.py --config.data.path=my.txt --workdir=runs/mine
     python -m gptjax.train --workdir=runs/mine                     # goes on, with its own config
+    python -m gptjax.train --config=configs/gpt.py --init_from=runs/mine --workdir=runs/tuned
     python -m gptjax.train --config=configs/bigram.py --show_batch
 
 In: a config and a work folder. Out, in the folder: checkpoints, metrics.jsonl (losses by step),
@@ -13,10 +14,11 @@ folder, it goes on where it stopped.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +35,13 @@ if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is sai
     from gptjax.checkpoints.run import Run
 
 
-def batch_lines(config: Config) -> Iterator[str]:
+def batch_lines(config: Config, workdir: str | Path, explicit: list[str]) -> Iterator[str]:
     """Page 3's walk-through for the real data: every context of a row, and its target."""
     with Terminal(sys.stderr) as terminal, terminal.doing("reading the corpus"):
         from gptjax.data.batching import get_batch
         from gptjax.training import experiment
 
-        exp = experiment.build(config)
+        exp = experiment.build_to_train(config, workdir, explicit)
     tok = exp.tokenizer
     split = exp.splits["train"]
     x_BxT, y_BxT, w_BxT = get_batch(split, config.train.batch_size, config.seed)
@@ -55,16 +57,16 @@ def replay_lines(config: Config, workdir: str | Path, step: int) -> Iterator[str
     """What is not finite in a step of a run."""
     with Terminal(sys.stderr) as terminal, terminal.doing("replaying"):
         from gptjax.checkpoints import mirror
-        from gptjax.training import experiment, nonfinite, resume
+        from gptjax.training import experiment, nonfinite
 
         told = functools.partial(terminal.busy, f"replaying to step {step}")
         within = mirror.reading(workdir, "every")
-        exp = experiment.build(config, tok=resume.learnt_tokenizer(within))
+        exp = experiment.build_to_train(config, workdir)
         found = nonfinite.replay(exp, within, step, told)
     yield from nonfinite.lines(found)
 
 
-def show_sharding(config: Config) -> None:
+def show_sharding(config: Config, workdir: str | Path, explicit: list[str]) -> None:
     """Print what of each parameter a device has, and draw the largest; nothing is made."""
     with Terminal(sys.stderr) as terminal, terminal.doing("reading the corpus"):
         import jax
@@ -73,7 +75,7 @@ def show_sharding(config: Config) -> None:
         from gptjax.runtime import devices
         from gptjax.training import experiment
 
-        exp = experiment.build(config)
+        exp = experiment.build_to_train(config, workdir, explicit)
         params, needs = exp.abstract_state.params, exp.memory_needs()
     mesh = ", ".join(f"{axis} {size}" for axis, size in exp.placement.mesh.shape.items())
     print(f"{devices.device_line()}: {mesh}; a batch in {exp.placement.row_parts} parts")
@@ -84,17 +86,24 @@ def show_sharding(config: Config) -> None:
     jax.debug.visualize_sharding(leaf.shape, leaf.sharding)
 
 
-def fit(config: Config, workdir: str | Path, terminal: Terminal, overridden: list[str]) -> Path:
-    """``trainer.fit``, after saying what is trained; ``overridden``: fields set beside the file.
+def fit(
+    config: Config,
+    workdir: str | Path,
+    terminal: Terminal,
+    overridden: list[str],
+    explicit: Collection[str] = (),
+) -> Path:
+    """``trainer.fit``, after saying what is trained.
 
-    Returns the run's folder, of a URL its copy.
+    ``overridden``: fields that differ from the file; ``explicit``: those set beside it. Returns the
+    run's folder, of a URL its copy.
     """
     terminal.title(config.title)
     with terminal.doing("starting JAX"):
         from gptjax.checkpoints import mirror
         from gptjax.training import summary, trainer
     with mirror.training(workdir, terminal) as within:
-        trainer.fit(config, within, terminal, summary.why_no_band(overridden))
+        trainer.fit(config, within, terminal, summary.why_no_band(overridden), explicit)
     return within
 
 
@@ -115,7 +124,7 @@ def train_from_python(
     workdir = folder(checked, workdir)
     with Terminal() as terminal:
         try:
-            within = fit(checked, workdir, terminal, changed)
+            within = fit(checked, workdir, terminal, changed, list(map(parse.find_path, overrides)))
         except preemption.Stopped as stopped:
             terminal.note(
                 f"{stopped.signal} at step {stopped.step:,}: saved; call it again to go on"
@@ -141,28 +150,43 @@ def saved_config(workdir: str) -> Config:
     return run.saved_config(workdir)
 
 
+def begun_with(args: Any) -> tuple[Config, list[str]]:
+    """The config with what ``--init_from`` says in it, and the fields that differ from the file."""
+    config, init_from, path = args.config, args.init_from, "train.init_from"
+    if init_from in (None, config.train.init_from):
+        return config, args.overridden
+    if path in args.flagged:
+        raise UserError(
+            f"--init_from={init_from} and --config.{path}={config.train.init_from} are two starts: "
+            "give one of them"
+        )
+    train = dataclasses.replace(config.train, init_from=init_from)
+    return dataclasses.replace(config, train=train), [*args.overridden, path]
+
+
 def main(args: Any) -> int:
     """Train, or print what was asked for instead."""
     named = (args.coordinator, args.process_id, args.num_processes)
     with Terminal(sys.stderr) as terminal:
         waiting = terminal.doing("waiting for the other processes")
         cluster.start(*named, args.heartbeat_seconds, waiting=waiting)
-    workdir = folder(args.config, args.workdir)
+    config, overridden = begun_with(args)
+    workdir = folder(config, args.workdir)
     questions = {"show_batch": args.show_batch, "show_sharding": args.show_sharding}
     questions["replay_step"] = args.replay_step is not None
     asked = [name for name, on in questions.items() if on]
     if asked[1:]:
         raise UserError(f"--{asked[0]} and --{asked[1]} are two questions: ask one at a time")
     if args.show_batch:
-        print("\n".join(batch_lines(args.config)))
+        print("\n".join(batch_lines(config, workdir, args.flagged)))
     elif args.show_sharding:
-        show_sharding(args.config)
+        show_sharding(config, workdir, args.flagged)
     elif args.replay_step is not None:
-        print("\n".join(replay_lines(args.config, workdir, args.replay_step)))
+        print("\n".join(replay_lines(config, workdir, args.replay_step)))
     else:
         with Terminal() as terminal:
             try:
-                fit(args.config, workdir, terminal, args.overridden)
+                fit(config, workdir, terminal, overridden, args.flagged)
             except preemption.Stopped as stopped:
                 terminal.note(str(stopped))
                 return preemption.CONTINUE_ME
@@ -171,6 +195,7 @@ def main(args: Any) -> int:
 
 FLAGS = [
     cli.Flag("workdir", "", "folder of the run, or gs://, s3://; runs/<name> when empty"),
+    cli.Flag("init_from", str, "folder of the run to begin with: fine-tuning; see train.init_from"),
     cli.Flag("replay_step", int, "look at this step of the run again: what is not finite"),
     cli.Flag("show_batch", False, "print page 3's contexts and targets of one row, and end"),
     cli.Flag("show_sharding", False, "print which device has what of each parameter, and end"),

@@ -10,11 +10,12 @@ from rich.cells import cell_len
 
 from gptjax import evaluate, look
 from gptjax.checkpoints import run as runs
+from gptjax.checkpoints import start
 from gptjax.cli import main as cli
 from gptjax.data import bpe, corpora
 from gptjax.monitoring import plots
 from gptjax.monitoring.console import Terminal
-from gptjax.training import experiment, resume
+from gptjax.training import experiment
 
 V = 283
 BPE = {"kind": "bpe", "vocab_size": V}
@@ -77,13 +78,13 @@ def test_it_goes_on_with_the_pairs_it_has_whatever_would_be_learnt_now(
     monkeypatch.setattr(plots, "loss_curves", lambda *_: "")
     tiny_runs.fit(config_of(text, train={"steps": 15, "eval_every": 6}), workdir)
     assert runs.open_run(workdir, 15).tokenizer == before != other
-    assert resume.learnt_tokenizer(tmp_path / "nothing") is None
+    assert start.learnt_tokenizer(tmp_path / "nothing") is None
 
 
 def test_characters_need_no_tokenizer_that_was_saved(text, tmp_path):
     config = config_of(text, "bigram", tokenizer={"kind": "char"})
     tiny_runs.fit(config, tmp_path)
-    assert resume.learnt_tokenizer(tmp_path) is None
+    assert start.learnt_tokenizer(tmp_path) is None
 
 
 def test_pairs_are_learnt_from_the_training_split_alone(text):

@@ -31,7 +31,7 @@ PURE |= {"generation.decode", "generation.generate", "generation.sampling"}
 PURE |= {"generation.stopping", "evaluation.count_models", "evaluation.embeddings"}
 PURE |= {"evaluation.flops", "evaluation.loss_eval", "evaluation.memorization"}
 PURE |= {"training.optimizer", "training.scan", "training.train_step"}  # and all of models/
-PURE |= {"aot.hlo"}
+PURE |= {"training.tuning", "aot.hlo"}
 CLOCK = "runtime.pace"  # decides when something is computed, and never what
 LIBRARIES = {"jax", "flax", "optax", "numpy"}
 # What of Python's own library reaches outside: files, clocks, the system, chance.

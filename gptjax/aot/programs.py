@@ -107,7 +107,7 @@ def _train(exp: Experiment) -> Program:
 
 
 def _evaluation(exp: Experiment) -> Program:
-    params, T = exp.abstract_state.params, row_length(exp)
+    params, T = exp.abstract_params, row_length(exp)
     batches = _batches(exp, *exp.evaluator.call_shape(exp.model.lookback + T), T)
     traced = loss_eval.forward.trace(exp.model, loss_eval.row_sums, params, batches)
     held = {"parameters": device_bytes(params), "batches": device_bytes(batches)}
@@ -116,7 +116,7 @@ def _evaluation(exp: Experiment) -> Program:
 
 def _decode(exp: Experiment) -> Program:
     """Of one row, a token more; every device holds all of the parameters."""
-    whole, params = exp.placement.whole, exp.abstract_state.params
+    whole, params = exp.placement.whole, exp.abstract_params
 
     def everywhere(tree):
         return jax.tree.map(lambda leaf: leaf.update(sharding=whole), tree)

@@ -96,12 +96,10 @@ def make(
 def _step(exp: Experiment, train: Compiled, T: int) -> Step:
     c, memory, n = exp.config.train, train.memory, exp.placement.mesh.size
     rows = max(1, c.batch_size // c.accumulate // exp.placement.row_parts)
-    shape = (rows, T, exp.model.lookback)
     fast, fsdp = isinstance(exp.model, FastGPT), exp.placement.mesh.shape["fsdp"]
+    how = exp.abstract_state.params, rows, T, exp.model.lookback, exp.tuning
     saved = {
-        remat: saved_bytes(
-            exp.model.clone(remat=remat) if fast else exp.model, exp.abstract_state.params, *shape
-        )
+        remat: saved_bytes(exp.model.clone(remat=remat) if fast else exp.model, *how)
         for remat in (False, True)
     }
     # A block's values are there while they are computed again.

@@ -27,6 +27,7 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.generation import generate, sampling
 from gptjax.generation.generate import Piece, Sample, Settings
+from gptjax.models import lora
 from gptjax.runtime import fast_paths
 from gptjax.runtime.atomic_files import read_json
 from gptjax.runtime.pace import Busy
@@ -55,6 +56,7 @@ class Run:
     data: dict[str, Any] | None = None  # of ``Corpus.facts``; None where nothing is known of it
     notices: tuple[str, ...] = ()
     val_nats: float | None = None  # over the whole split, where summary.json has it of this step
+    start: dict[str, Any] | None = None  # the run it began with: see ``checkpoints/start.py``
 
     def __repr__(self) -> str:
         facts = self.facts()
@@ -143,18 +145,7 @@ class Run:
 
     def read_corpus(self, workdir: Path) -> corpora.Corpus:
         """The text it learnt from, read again; UserError if it is not known, or another one now."""
-        if self.data is None:
-            raise UserError(
-                f"{workdir} does not say what it was trained on: evaluate --text_file measures it "
-                "on a text of yours"
-            )
-        text, trained = corpora.load(self.config.data, self.config.seed), self.data["sha256"]
-        if text.sha256 != trained:
-            raise UserError(
-                f"the corpus {text.name} is not the one that {workdir} was trained on (sha256 "
-                f"{text.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
-            )
-        return text
+        return read_corpus(self.config, self.data, workdir)
 
     def require_next(self, to: str) -> None:
         """Refuse, in one line, to do ``to`` with a run that did not learn what comes next."""
@@ -182,6 +173,22 @@ class Run:
         return Settings(max_new_tokens, sampler, stop, window, self.items)
 
 
+def read_corpus(config: Config, data: dict[str, Any] | None, workdir: Path) -> corpora.Corpus:
+    """The text that the run in a folder learnt from; see ``Run.read_corpus``."""
+    if data is None:
+        raise UserError(
+            f"{workdir} does not say what it was trained on: evaluate --text_file measures it on a "
+            "text of yours"
+        )
+    text, trained = corpora.load(config.data, config.seed), data["sha256"]
+    if text.sha256 != trained:
+        raise UserError(
+            f"the corpus {text.name} is not the one that {workdir} was trained on (sha256 "
+            f"{text.sha256[:8]} now, {trained[:8]} then): restore the file, or train again"
+        )
+    return text
+
+
 def open_run(workdir: Path, which: str | int = "best") -> Run:
     """Read config, tokenizer and parameters of the "best" (lowest val loss) or "last" step, or any.
 
@@ -193,14 +200,17 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
     tok = saved.tokenizer
     config = fast_paths.resolve(saved.config.model)
     model = models.build(config, tok.vocab_size, tok.start_id)
+
     # Shapes and dtypes of the parameters, without making them.
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    like = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-    found = store.restore(workdir, which, {"params": like}, only_params=True)
+    def init():
+        params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        return lora.begin(params, config, jax.random.key(0))
+
+    found = store.restore(workdir, which, {"params": jax.eval_shape(init)}, only_params=True)
     saved = understand(workdir, found.meta)  # of an earlier step, if the last is damaged
-    of_step, params = exact_val_nats(workdir), found.tree["params"]
-    notices, val_nats = tuple(found.notices), of_step.get(found.step)
-    return Run(saved.config, tok, model, params, found.step, saved.data, notices, val_nats)
+    of_step, params = exact_val_nats(workdir), lora.merge(found.tree["params"], config)
+    facts = saved.data, tuple(found.notices), of_step.get(found.step), saved.start
+    return Run(saved.config, tok, model, params, found.step, *facts)
 
 
 def open_for_command(workdir: str, checkpoint: str, warn: Callable[[str], None]) -> Run:
@@ -220,6 +230,7 @@ class Saved(NamedTuple):
     config: Config
     tokenizer: Tokenizer
     data: dict[str, Any] | None  # of ``Corpus.facts``
+    start: dict[str, Any] | None = None  # of the run it began with
 
 
 def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
@@ -232,7 +243,13 @@ def understand(workdir: Path, meta: dict[str, Any]) -> Saved:
         kinds = ("stream", "items")
         if data is not None and not (data["kind"] in kinds and _SHA256.fullmatch(data["sha256"])):
             raise TypeError("its data")
-        return Saved(config, tokenizers.from_json(meta["tokenizer"]), data)
+        start = meta.get("start")
+        if start is not None:
+            checked = Config, str, int, str  # what nobody can have written is refused here
+            found = parse.from_dict(start["config"]), start["folder"], start["step"], start["name"]
+            if not all(map(isinstance, found, checked)):
+                raise TypeError("its start")
+        return Saved(config, tokenizers.from_json(meta["tokenizer"]), data, start)
 
 
 @contextlib.contextmanager
@@ -277,7 +294,7 @@ def saved_config(workdir: str) -> Config | None:
     return understand(folder, store.read_meta(folder)[1]).config
 
 
-def runs_below(top: str) -> str:
+def runs_below(top: str, flag: str = "workdir") -> str:
     """The end of a sentence: the newest runs in a folder or in one of its folders."""
     folders = [path for deep in ("*", "*/*") for path in Path(top).glob(f"{deep}/checkpoints")]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -294,7 +311,7 @@ def runs_below(top: str) -> str:
         val = f", val {figures['best_val_nats']:.4f}" if figures else ""
         said.append(f"{run} (step {step:,}{val})")
     more = f" and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else ""
-    return f": name a run, such as --workdir={runs[0]}; newest first: {', '.join(said)}{more}"
+    return f": name a run, such as --{flag}={runs[0]}; newest first: {', '.join(said)}{more}"
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:

@@ -69,7 +69,8 @@ def call(
       argv: the command's name, then its arguments.
       about: the command's docstring, for the help page.
       config: whether the command takes ``--config=file`` and ``--config.field=value``: ``main``
-        gets ``.config`` (a checked ``Config``) and ``.overridden`` (the dotted fields they set).
+        gets ``.config`` (a checked ``Config``), ``.flagged`` (the dotted fields they set) and
+        ``.overridden`` (those in which that differs from the file).
       saved: without ``--config``, the config of the run in a folder; None where there is none.
       words: the attribute that gets the arguments that are no flags; "" refuses them.
 

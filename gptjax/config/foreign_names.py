@@ -107,11 +107,28 @@ TABLE = (
     ),
     ("run_name wandb_run_name experiment_name", "name", ""),
     (
-        "init_from resume resume_from resume_from_checkpoint",
+        "resume resume_from resume_from_checkpoint",
         "",
-        "training goes on by itself in the folder of a run, --workdir; weights of others are not "
-        "read",
+        "training goes on by itself in the folder of a run, --workdir; init_from begins a new run "
+        "with the parameters of another",
     ),
+    # Fine-tuning, LoRA and peft's names.
+    (
+        "pretrained pretrained_model pretrained_model_name_or_path model_name_or_path base_model "
+        "finetune finetune_from init_weights load_from load_weights",
+        "init_from train.init_from",
+        "the folder of a run",
+    ),
+    ("lora_r r rank use_lora", "model.lora_rank", ""),
+    ("target_modules lora_target_modules lora_modules", "model.lora_targets", ""),
+    ("lora_dropout", "model.dropout", "there is none of the adapters alone"),
+    (
+        "freeze frozen freeze_layers freeze_base unfreeze trainable_layers trainable_params "
+        "modules_to_save layers_to_transform",
+        "train.trainable",
+        "what it names learns, and the rest is frozen",
+    ),
+    ("merge_and_unload merge_lora merge_adapters", "", "a run is opened with LoRA's added in"),
     ("ckpt ckpt_path checkpoint_path", "checkpoint", "best, last or a step"),
     (
         "wandb wandb_log wandb_project report_to",

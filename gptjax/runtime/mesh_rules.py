@@ -39,6 +39,7 @@ RULES = {
     "(ln1|ln2|ln_f)/(scale|bias)": (),
     "lm_head/kernel": (WIDTH, None),  # (C, V)
     "lm_head/bias": (),
+    "lora/.*/[ab]": (),  # thin: (C, R) and (R, K)
 }
 EVERY_ROW = MeshConfig()  # all devices deal out rows, and have all parameters
 CAN_BE_APART = jax.__version_info__ >= (0, 8, 2)  # before, nothing could be constrained within it

@@ -5,7 +5,7 @@ In: a ``Config``. Out: an ``Experiment``, which changes nothing: trainer and com
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import optax
 from flax import linen as nn
 
 from gptjax import models
+from gptjax.checkpoints import start as beginnings
 from gptjax.checkpoints.run import Run
+from gptjax.checkpoints.start import Start
 from gptjax.config.schema import ATTENTION_MODELS, Config, MeshConfig, ModelConfig
 from gptjax.data import corpora, dataset, tokenizers
 from gptjax.data.batching import Batch, get_batches
@@ -28,6 +30,7 @@ from gptjax.runtime import devices, fast_paths
 from gptjax.runtime.mesh_rules import Placement, check_divisible, device_bytes, make_mesh
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import StepMetrics, TrainState, init_state, nats_of
+from gptjax.training.tuning import ALL, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +45,21 @@ class Experiment:
     splits: Mapping[str, dataset.Split]
     placement: Placement
     evaluator: Evaluator
+    start: Start | None = None  # the run whose parameters it begins with
 
     def init_state(self) -> TrainState:
-        """The state at step 0, made on its devices."""
+        """The state at step 0, made on its devices.
+
+        UserError: the run to begin with is not there any more, or is another one now.
+        """
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         # It runs once: on a CPU, optimising it would take a second more, for the same bits.
         quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        state = jax.jit(self._init, out_shardings=places, compiler_options=quick)()
+        init = functools.partial(jax.jit, out_shardings=places, compiler_options=quick)
+        if self.start:
+            params = self.placement.put(self.start.params(self.config.model.block_size))
+            return init(lambda params: self._init(params=params))(params)
+        state = init(self._init)()
         if self.config.model.kind == "ngram":  # nothing to learn: the answer is counted
             counted = fit_ngram(self.model, self.splits["train"], self.config.model.add_count)
             state = state.replace(params=self.placement.put(counted))
@@ -63,7 +74,29 @@ class Experiment:
 
     @functools.cached_property
     def _init(self) -> Callable[[], TrainState]:  # traced once for its shapes and its program
-        return jax.jit(functools.partial(init_state, self.model, self.tx, self.config.seed))
+        init = functools.partial(init_state, self.model, self.tx, self.config.seed, self.tuning)
+        return jax.jit(init)
+
+    @functools.cached_property
+    def tuning(self) -> Tuning:
+        """Which of the parameters learn."""
+        return Tuning(self.config.train.trainable, self.config.model)
+
+    def merged(self, params: Any) -> Any:
+        """A state's parameters as the model takes them: LoRA's products added in."""
+        return self._merge(params) if self.config.model.lora_rank else params
+
+    @functools.cached_property
+    def abstract_params(self) -> Any:
+        """Shapes, dtypes and places of what the model takes."""
+        like = jax.eval_shape(self.tuning.merge, self.abstract_state.params)
+        places = self.placement.of_tree(like)
+        return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
+
+    @functools.cached_property
+    def _merge(self) -> Callable[[Any], Any]:
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params)
+        return jax.jit(self.tuning.merge, out_shardings=places)
 
     def memory_needs(self) -> dict[str, int]:
         """Bytes that training takes of each device, by what they hold; nothing is computed."""
@@ -72,11 +105,14 @@ class Experiment:
         split = self.splits["train"]
         shape = (rows, split.window, split.lookback)
         params, optimizer = device_bytes(state.params), device_bytes(state.opt_state)
-        needs = {"parameters": params, "gradients": params, "optimizer": optimizer}
+        gradients = device_bytes(self.tuning.split(state.params)[0])
+        needs = {"parameters": params, "gradients": gradients, "optimizer": optimizer}
         chunk = train.chunk_steps * train.accumulate * device_bytes(abstract_batch(*shape))
         needs[f"batches of {train.chunk_steps:,} steps"] = 2 * chunk  # while one runs, the next
         return needs | {
-            f"activations of {rows:,} rows": saved_bytes(self.model, state.params, *shape)
+            f"activations of {rows:,} rows": saved_bytes(
+                self.model, state.params, *shape, self.tuning
+            )
         }
 
     def require_memory(self) -> None:
@@ -96,7 +132,7 @@ class Experiment:
     def train_chunk(self) -> Callable[..., tuple[TrainState, StepMetrics]]:
         """``scan.train_chunk`` of this experiment, compiled once; the state is donated."""
         limit = self.config.train.skip_nonfinite
-        chunk = functools.partial(scan.train_chunk, self.model, self.tx, limit)
+        chunk = functools.partial(scan.train_chunk, self.model, self.tx, limit, tuning=self.tuning)
         places = (self.placement.of_tree(self.abstract_state), self.placement.whole)
         return self.placement.on_mesh(jax.jit(chunk, donate_argnums=0, out_shardings=places))
 
@@ -151,11 +187,13 @@ def build(
     text: corpora.Corpus | None = None,
     say: corpora.Say = corpora.to_stderr,
     told: corpora.Told = None,
+    start: Start | None = None,
 ) -> Experiment:
     """Read the corpus and build everything that does not change while training.
 
     ``tok`` is a trained run's tokenizer, ``text`` the corpus where it has been read already, and
-    ``say`` is told of a download, ``told`` of how far learning byte pairs and encoding are.
+    ``start`` the run with whose parameters it begins. ``say`` is told of a download, ``told`` of
+    how far learning byte pairs and encoding are.
 
     Raises:
       UserError: the corpus cannot be had, or the settings do not fit it or the devices.
@@ -167,9 +205,31 @@ def build(
     model = models.build(how, tok.vocab_size, tok.start_id)
     window, neighbours = config.window(text.is_items), config.train.neighbours
     texts = text.splits if neighbours else text.encoded(tok, say, told)
-    splits = dataset.build(texts, tok, model, text.is_items, window, neighbours)
+    try:
+        splits = dataset.build(texts, tok, model, text.is_items, window, neighbours)
+    except UserError as error:
+        if not start:
+            raise
+        raise UserError(f"{error} (the tokenizer is that of {start.folder})") from error
     dataset.check_lengths(splits)
-    return dataclasses.replace(assemble(config, model), corpus=text, tokenizer=tok, splits=splits)
+    of_text = {"corpus": text, "tokenizer": tok, "splits": splits}
+    return dataclasses.replace(assemble(config, model), start=start, **of_text)
+
+
+def build_to_train(
+    config: Config,
+    workdir: str | Path,
+    explicit: Collection[str] = (),
+    say: corpora.Say = corpora.to_stderr,
+    told: corpora.Told = None,
+) -> Experiment:
+    """``build`` of a run in ``workdir``, with the sizes and tokenizer of what it begins with.
+
+    ``explicit``: the fields that were set by hand. UserError: they do not fit that run, or the text
+    does not fit its tokenizer.
+    """
+    config, tok, begun = beginnings.find(config, workdir, explicit)
+    return build(config, tok=tok, say=say, told=told, start=begun)
 
 
 def assemble(
@@ -211,11 +271,15 @@ def abstract_batch(rows: int, T: int, lookback: int = 0) -> Batch:
     return Batch(x, *(jax.ShapeDtypeStruct((rows, T), kind) for kind in (jnp.int32, jnp.float32)))
 
 
-def saved_bytes(model: nn.Module, params: Any, rows: int, T: int, lookback: int = 0) -> int:
+def saved_bytes(
+    model: nn.Module, params: Any, rows: int, T: int, lookback: int = 0, tuning: Tuning = ALL
+) -> int:
     """What the forward pass of so many rows keeps for the backward pass, parameters left out."""
 
     def saved(params, batch, key):
-        return jax.vjp(lambda params: nats_of(model, params, batch, key)[0], params)[1]
+        trained, frozen = tuning.split(params)
+        beside = tuning.beside(model, frozen)
+        return jax.vjp(lambda trained: nats_of(beside, trained, batch, key)[0], trained)[1]
 
     # Whole ones, wherever they lie: what is saved has no place yet.
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)

@@ -46,8 +46,13 @@ def _look_at(exp: Experiment, state: TrainState) -> tuple[float, Any, np.ndarray
     batches, _ = exp.chunk_inputs(int(state.step), 1)
     batch = jax.tree.map(lambda array: array[0], batches)
     key = jax.random.fold_in(exp.dropout_key, state.step)
-    in_parts = jax.jit(scan.in_parts, static_argnums=0)
-    (nats, count), grads = in_parts(exp.model, state.params, batch, key)
+
+    @jax.jit
+    def sums(params, batch, key):
+        trained, frozen = exp.tuning.split(params)
+        return scan.in_parts(exp.tuning.beside(exp.model, frozen), trained, batch, key)
+
+    (nats, count), grads = sums(state.params, batch, key)
     grads = jax.tree.map(lambda grad: grad / count, grads)
     return float(nats / count), grads, exp.placement.fetch(batch.x).reshape(-1, batch.x.shape[-1])
 
@@ -131,7 +136,8 @@ def lines(found: Replay) -> Iterator[str]:
     width, n_params, n_grads = max(map(len, found.params)), 0, 0
     yield f"{'parameter':<{width}}  {'norm':>10}  {'gradient':>10}  not finite (gradient) of"
     for name, array in found.params.items():
-        (norm, bad), (grad_norm, grad_bad) = map(norm_and_bad, (array, found.grads[name]))
+        grad = found.grads.get(name, np.zeros(0))  # of a frozen one there is none
+        (norm, bad), (grad_norm, grad_bad) = map(norm_and_bad, (array, grad))
         n_params, n_grads = n_params + (bad > 0), n_grads + (grad_bad > 0)
         of = f"{bad:,} ({grad_bad:,}) of {array.size:,}"
         yield f"{name:<{width}}  {norm:>10.4g}  {grad_norm:>10.4g}  {of}"

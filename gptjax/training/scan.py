@@ -15,6 +15,7 @@ from flax import linen as nn
 from gptjax.data.batching import Batch
 from gptjax.runtime.mesh_rules import apart
 from gptjax.training.train_step import StepMetrics, TrainState, sum_and_grads, train_step
+from gptjax.training.tuning import ALL, Tuning
 
 
 def in_parts(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):
@@ -69,6 +70,7 @@ def train_chunk(
     learning_rates: jax.Array,
     n: jax.Array,
     key: jax.Array,
+    tuning: Tuning = ALL,
 ) -> tuple[TrainState, StepMetrics]:
     """Many steps in one ``lax.scan``: a third quicker on a CPU than a call per step.
 
@@ -76,12 +78,15 @@ def train_chunk(
       batches, learning_rates: one entry per step, (K, A, B / A, T) and (K,).
       n: how many of the K entries to run. Whatever n, the compiled program is the same, so that
         a run may stop anywhere and continue to the same bits.
+      tuning: which parameters learn; a step sees those alone, and a model that has the others.
 
     Returns:
       The state after n steps (fewer when a bad step stopped it), and metrics (K,), in which a
       step that did not run is not finite and has loss 0.
     """
     end, guard = state.step + n, skip_nonfinite(skip_limit)
+    trained, frozen = tuning.split(state.params)
+    model = tuning.beside(model, frozen)
 
     def one(state, numbered):
         i, batch, rate = numbered
@@ -96,4 +101,5 @@ def train_chunk(
         )
 
     entries = (jnp.arange(batches.x.shape[0]), batches, learning_rates)
-    return jax.lax.scan(one, state, entries)
+    state, seen = jax.lax.scan(one, state.replace(params=trained), entries)
+    return state.replace(params=tuning.join(state.params, frozen)), seen

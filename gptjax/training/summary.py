@@ -13,7 +13,8 @@ import jax
 
 from gptjax.checkpoints import run
 from gptjax.config import schema
-from gptjax.data import corpora
+from gptjax.data import corpora, dataset
+from gptjax.data.dataset import Split
 from gptjax.errors import UserError
 from gptjax.evaluation.baselines import block_losses
 from gptjax.evaluation.loss_eval import bits_per
@@ -46,6 +47,8 @@ def first_page(
         "text": f"{facts['characters']:,} characters{n_items}, sha256 {facts['sha256'][:8]}",
         "tokens": f"{config.tokenizer.kind}, vocabulary {facts['vocabulary']:,}; {splits}",
         "training": f"{config.train.steps:,} steps of {exp.tokens_per_step:,.0f} tokens",
+        "begins": _beginning(exp),
+        "learns": _what_learns(exp, params),
         "computed": fast_paths.line(fast_paths.resolve(config.model)),
         "folder": str(workdir),
         "baseline": f"count bigram (add-one): val {exp.bigram_nats['val']:.4f} nats per token",
@@ -57,8 +60,77 @@ def first_page(
         terminal.note(note)
     here = devices.facts()
     record = {"config": schema.to_dict(config), "data": facts, "machine": here}
+    record |= {"start": exp.start.facts} if exp.start else {}
     record["starts"] = [*run.starts(workdir), {"step": step} | here]
     metrics.write_json(workdir / run.RECORD, record)
+
+
+def _beginning(exp: Experiment) -> str:
+    """With which run it begins, "" where with none."""
+    if not (start := exp.start):
+        return ""
+    facts = start.facts
+    return f"with {facts['name']} at step {facts['step']:,}, {start.folder}"
+
+
+def _what_learns(exp: Experiment, params: Any) -> str:
+    """How many parameters do, "" where all."""
+    if not exp.tuning.freezes:
+        return ""
+    trained, frozen = map(n_parameters, exp.tuning.split(params))
+    model, what = exp.config.model, exp.config.train.trainable
+    if rank := model.lora_rank:
+        lora = f"LoRA of rank {rank} on {model.lora_targets}, alpha {model.lora_alpha:g}"
+        what = f"{lora}; {what}" if what else lora
+    share = f"{trained / (trained + frozen):.1%}"
+    return f"{trained:,} parameters of {trained + frozen:,}, {share} ({what}); the rest is frozen"
+
+
+def n_parameters(params: Any) -> int:
+    """How many numbers a tree of arrays holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def val_losses(exp: Experiment, params: Any, busy: Callable) -> dict[str, Any]:
+    """The exact loss on val of a run's corpus, and of that which its start learnt from.
+
+    Nats per token, measured as in ``measure``. ``old_val_nats`` is None where the corpora are one,
+    or ``old_corpus`` says why it cannot be measured.
+    """
+    found = {"val_nats": _val_nats(exp, params, exp.splits["val"], busy("exact loss over val"))}
+    try:
+        old = exp.start.read_corpus()
+        if old.sha256 == exp.corpus.sha256:
+            return found | {"old_corpus": "the same", "old_val_nats": None}
+        texts, window = {"val": old.splits["val"]}, exp.config.window(old.is_items)
+        how = exp.tokenizer, exp.model, old.is_items, window, exp.config.train.neighbours
+        val = dataset.build(texts, *how)["val"]
+    except UserError as error:
+        return found | {"old_corpus": str(error), "old_val_nats": None}
+    told = busy(f"exact loss over val of {old.name}")
+    return found | {"old_corpus": old.name, "old_val_nats": _val_nats(exp, params, val, told)}
+
+
+def _val_nats(exp: Experiment, params: Any, val: Split, busy: Callable) -> float:
+    return exp.evaluator.exact_loss(params, val.sample(max(1, MOST_MEASURED // val.window)), busy)
+
+
+def _learnt_and_forgotten(figures: dict[str, Any]) -> str:
+    """What the training did to the loss on its corpus, and on the one its start learnt from."""
+    start, before = figures["start"], figures["start"]["before"]
+    both = f"{before['val_nats']:.4f} -> {figures['final_val_nats']:.4f}"
+    said, old, now = (
+        f"learnt, nats per token: val of {figures['corpus']} {both}",
+        before["old_val_nats"],
+        None,
+    )
+    if old is not None and (now := start["after"]["old_val_nats"]) is not None:
+        side = "forgotten" if now > old else "not forgotten"
+        return f"{said}; {side}: val of {before['old_corpus']} {old:.4f} -> {now:.4f}"
+    why = before["old_corpus"] if old is None else start["after"]["old_corpus"]
+    if why == "the same":
+        return said
+    return f"{said}; what was forgotten is not known: {why}"
 
 
 def measure(
@@ -100,7 +172,7 @@ def measure(
     whole = exp.splits["val"]
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
-    return {
+    figures = {
         "final_train_nats": train_nats,
         "final_train_tokens": train.n_predicted,
         "final_val_tokens": val.n_predicted,
@@ -119,11 +191,16 @@ def measure(
         "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
-        "params": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "params": n_parameters(params),
         "count_bigram_train_nats": exp.bigram_nats["train"],
         "count_bigram_val_nats": exp.bigram_nats["val"],
         "corpus": exp.corpus.name,
     }
+    if exp.start:
+        after = val_losses(exp, params, busy)
+        figures["start"] = {**exp.start.facts, "after": after}
+        del figures["start"]["config"]  # run.json and each checkpoint have it
+    return figures
 
 
 def _spread(figures: dict[str, Any], exp: Experiment, split: str) -> str:
@@ -150,6 +227,8 @@ def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[
     if (bits := figures.get("final_val_bits_per_byte")) is not None:
         per_character = figures["final_val_bits_per_character"]
         say(f"val, bits: {bits:.4f} per byte, {per_character:.4f} per character")
+    if "start" in figures:
+        say(_learnt_and_forgotten(figures))
     say(_took(figures))
 
 

@@ -21,6 +21,7 @@ from gptjax.data.dataset import Split
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.models.loss import cross_entropy, logits_of
 from gptjax.runtime.pace import Busy
+from gptjax.training.tuning import ALL, Tuning
 
 
 @flax.struct.dataclass
@@ -42,12 +43,21 @@ class StepMetrics:
     finite: jax.Array
 
 
-def init_state(model: nn.Module, tx: optax.GradientTransformation, seed: int) -> TrainState:
-    """Fresh parameters and optimizer memory at step 0; the seed alone decides them."""
-    params = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+def init_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    seed: int,
+    tuning: Tuning = ALL,
+    params: Any = None,
+) -> TrainState:
+    """Fresh parameters (or those given) and optimizer memory at step 0; the seed decides them."""
+    if params is None:
+        params = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = tuning.begin(params, jax.random.fold_in(jax.random.key(seed), 3))
+    opt_state = tx.init(tuning.split(params)[0])
     # Two zeros, not one twice: a buffer can be donated only once.
     step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    return TrainState(step=step, params=params, opt_state=tx.init(params), skipped=skipped)
+    return TrainState(step=step, params=params, opt_state=opt_state, skipped=skipped)
 
 
 def nats_of(model: nn.Module, params: Any, batch: Batch, dropout_key: jax.Array):

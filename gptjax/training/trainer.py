@@ -7,7 +7,7 @@ same bits, and the summary of a finished one.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,11 +30,17 @@ from gptjax.training.train_step import StepMetrics, estimate_loss
 LOG_EVERY = 10  # steps per line of metrics.jsonl, and at least of timing.jsonl
 
 
-def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") -> dict[str, Any]:
+def fit(
+    config: Config,
+    workdir: Path,
+    terminal: Terminal,
+    no_band: str = "",
+    explicit: Collection[str] = (),
+) -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
     ``no_band``: settings for which ``config.expected`` need not hold, and then it is not saved
-    either. Returns the contents of summary.json.
+    either. ``explicit``: those that were set by hand. Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
@@ -44,8 +50,8 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
     with terminal.doing("reading the corpus"):
         # A run that is continued with its own config must not be measured against it.
         held_to = dataclasses.replace(config, expected={}) if no_band else config
-        tok = resume.learnt_tokenizer(workdir)
-        exp = experiment.build(held_to, tok=tok, say=terminal.note, told=terminal.busy)
+        told = (terminal.note, terminal.busy)
+        exp = experiment.build_to_train(held_to, workdir, explicit, *told)
         exp.tokenizer.encode(config.sample.prompt)  # what it lacks is said before any folder
         exp.require_memory()
     with contextlib.ExitStack() as open_:
@@ -97,7 +103,8 @@ class Trainer:
         else:
             if self.exp.config.train.steps:
                 self.compiler.submit(self.exp.compile_ahead)
-            self.state, self.progress, notes = self.exp.init_state(), resume.Progress(), []
+            self.state, self.progress = self.exp.init_state(), resume.Progress()
+            notes = list(self.exp.start.notes) if self.exp.start else []
         self.step, self.skipped = int(self.state.step), int(self.state.skipped)
         path, before = self.workdir / run.METRICS, self.progress.lines
         self.lines = metrics.JsonLines(path, self.resumed, before)
@@ -117,7 +124,9 @@ class Trainer:
 
     def run(self) -> None:
         """Step, evaluate and save until the last step; ``preemption.Stopped`` after a signal."""
-        train = self.exp.config.train
+        train, start = self.exp.config.train, self.exp.start
+        if start and "before" not in start.facts:  # of step 0: before anything is learnt
+            start.facts["before"] = summary.val_losses(self.exp, self.params, self._busy)
         steps, pace = train.steps, Pace(1, train.chunk_steps)
         most, began = pace.n, time.monotonic()
         n, inputs = self._next_chunk(self.step, most)
@@ -146,6 +155,11 @@ class Trainer:
             most = cluster.from_first(pace.n)  # clocks differ, and the steps of a chunk must not
             n, inputs = following
             self.wait_for_checkpoint(only_look=True)  # a full disk is told now, not hours later
+
+    @property
+    def params(self) -> Any:
+        """What the model is asked with: see ``Experiment.merged``."""
+        return self.exp.merged(self.state.params)
 
     @property
     def _compiles(self) -> bool:
@@ -245,7 +259,7 @@ class Trainer:
                 self.save()
 
     def _evaluate(self) -> None:
-        exp, progress, params = self.exp, self.progress, self.state.params
+        exp, progress, params = self.exp, self.progress, self.params
         config, iters, began = exp.config, exp.config.train.eval_iters, time.monotonic()
         busy = self._busy("estimating the loss")
         nats = estimate_loss(exp.evaluator, params, exp.splits, iters, config.seed, busy)
@@ -274,7 +288,7 @@ class Trainer:
             return known | {"count_bigram_val_nats": self.exp.bigram_nats["val"]}
         if self.progress.best_step != self.step:  # it is to be opened
             self.wait_for_checkpoint()
-        params, warn = self.state.params, self.terminal.warn
+        params, warn = self.params, self.terminal.warn
         return summary.measure(self.exp, self.workdir, params, self.progress, self._busy, warn)
 
     def _busy(self, label: str) -> Callable[[float, float], None]:
@@ -317,6 +331,7 @@ class Trainer:
         self.progress.lines = self.lines.n_lines
         meta = {"config": to_dict(exp.config), "tokenizer": exp.tokenizer.to_json()}
         meta |= {"data": exp.corpus.facts(), "memory": self.progress.to_json()}
+        meta |= {"start": exp.start.facts} if exp.start else {}
         parts = {"params": state.params, "rest": state.replace(params=None)}
         self.wait_for_checkpoint()
         self.checkpoints.save(self.step, parts, meta, best=best)

@@ -23,7 +23,7 @@ TRAIN = ["--workdir", "--config", *(f"--config.{path}" for path in PATHS)]
 SAMPLE = [f"--{flag.name}" for flag in every(sample.FLAGS, config=False)]
 
 # The settings of nanoGPT and of makemore, but those that are called the same here.
-THEIRS = """out_dir eval_interval log_interval eval_only always_save_checkpoint init_from wandb_log
+THEIRS = """out_dir eval_interval log_interval eval_only always_save_checkpoint wandb_log
 wandb_project wandb_run_name dataset gradient_accumulation_steps bias max_iters grad_clip decay_lr
 warmup_iters lr_decay_iters min_lr backend device dtype compile start
 input_file work_dir resume sample_only num_workers max_steps type n_embd2"""
