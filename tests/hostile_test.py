@@ -77,7 +77,7 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
         "bench/startup.py",
         "config/files.py",
         "compare/__main__.py",
-        "data/download.py",
+        "data/fetch/download.py",
         "runtime/devices.py",
     }
 

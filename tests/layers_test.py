@@ -26,7 +26,8 @@ WINGS += [
 
 # Maths: functions and frozen dataclasses, without files, clocks, prints or flags.
 PURE = {"errors", "runtime.mesh_rules", "data.batching", "data.dataset", "data.splits"}
-PURE |= {"data.tokenizers", "generation.decode", "generation.generate", "generation.sampling"}
+PURE |= {"data.tokenizers", "data.plain_tokenizers", "data.bpe"}
+PURE |= {"generation.decode", "generation.generate", "generation.sampling"}
 PURE |= {"generation.stopping", "evaluation.count_models", "evaluation.embeddings"}
 PURE |= {"evaluation.flops", "evaluation.loss_eval", "evaluation.memorization"}
 PURE |= {"training.optimizer", "training.scan", "training.train_step"}  # and all of models/
@@ -36,7 +37,8 @@ LIBRARIES = {"jax", "flax", "optax", "numpy"}
 # What of Python's own library reaches outside: files, clocks, the system, chance.
 OUTSIDE = {"os", "io", "sys", "pathlib", "shutil", "tempfile", "glob", "time", "datetime", "random"}
 OUTSIDE |= {"subprocess", "threading", "multiprocessing", "socket", "urllib", "http", "logging"}
-SEEDED = {"data.splits": {"random"}}  # makemore's shuffle is random.Random(seed)'s
+# But makemore's shuffle is random.Random(seed)'s, and byte pairs are learnt beside the main thread.
+SEEDED = {"data.splits": {"random"}, "data.bpe": {"tokenizers", "threading"}}
 
 # Libraries that one file knows, so that they can be exchanged.
 ONLY = {
@@ -44,6 +46,7 @@ ONLY = {
     "matplotlib": {"monitoring.plots"},
     "tensorboardX": {"monitoring.tensorboard"},
     "rich": {"monitoring.console"},
+    "tokenizers": {"data.bpe"},
     "ml_collections": {"config.parse", "config.files", "cli.flags"},
     "absl": {"cli.main", "cli.flags", "checkpoints.store"},
 }

@@ -67,7 +67,11 @@ TABLE = (
         "relu, gelu or gelu_tanh",
     ),
     ("tie_weights weight_tying tie_word_embeddings tie_embeddings", "model.tie_lm_head", ""),
-    ("vocab_size", "", "the tokenizer counts it; tokenizer.min_count drops rare words"),
+    (
+        "vocab_size",
+        "tokenizer.vocab_size",
+        "of tokenizer.kind=bpe; the others count it, and tokenizer.min_count drops rare words",
+    ),
     (
         "bias",
         "model.qkv_bias",
@@ -81,7 +85,11 @@ TABLE = (
         "data.path",
         "one UTF-8 text file",
     ),
-    ("tokenizer_name tokenizer_type tokenizer encoding", "tokenizer.kind", "char, word or byte"),
+    (
+        "tokenizer_name tokenizer_type tokenizer encoding",
+        "tokenizer.kind",
+        "char, word, byte or bpe",
+    ),
     ("num_workers dataloader_num_workers", "", "batches are gathered while the device computes"),
     # Watching, saving, continuing.
     ("eval_interval eval_steps val_interval eval_freq", "train.eval_every", ""),

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 from gptjax.errors import UserError, did_you_mean, is_utf8
 
 CORPORA = ("shakespeare", "tinyshakespeare", "names", "indian_names")  # data/corpora.py
-TOKENIZERS = ("char", "word", "byte")  # data/tokenizers.py
+TOKENIZERS = ("char", "word", "byte", "bpe")  # data/tokenizers.py
+FEWEST_PAIRS, BPE_VOCABULARY = 257, 1024  # tokens: every byte and an end; where none is asked for
 RUNGS = ("head", "multihead", "ffwd")  # models/rungs.py
 MODELS = ("bigram", "bigram_embed", "ngram", "mlp", *RUNGS, "gpt")  # models/
 SLIDING_MODELS = ("bigram", "ngram", "mlp")  # they read rows of any length
@@ -119,15 +120,27 @@ class DataConfig(Part, group="data."):
 class TokenizerConfig(Part, group="tokenizer."):
     """How a text is cut into tokens."""
 
-    kind: str = field("char", "what one token is: char, word or byte", TOKENIZERS)
+    kind: str = field(
+        "char", "what one token is: char, word, byte, or bpe (byte pairs, learnt)", TOKENIZERS
+    )
     min_count: int = field(
         1, "word only: rarer words become the unknown token (occurrences)", COUNT_1
+    )
+    vocab_size: int = field(
+        0, f"bpe only: tokens at most, bytes among them; 0 is {BPE_VOCABULARY:,}", SIZE_OR_0
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.min_count > 1 and self.kind != "word":
             raise self.mistake("min_count", " must be 1 unless tokenizer.kind='word'")
+        if self.vocab_size and self.kind != "bpe":
+            counted = f"tokenizer.kind={self.kind!r} counts its own"
+            raise self.mistake("vocab_size", f" must be 0 unless tokenizer.kind='bpe': {counted}")
+        if 0 < self.vocab_size < FEWEST_PAIRS:
+            raise self.mistake(
+                "vocab_size", f" must be at least {FEWEST_PAIRS}: every byte, and an end of text"
+            )
 
 
 class ModelConfig(Part, group="model."):

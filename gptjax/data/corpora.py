@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.config.schema import DataConfig, TokenizerConfig
-from gptjax.data import remote, token_files, tokenizers
+from gptjax.data import token_files, tokenizers
 from gptjax.data.dataset import Encoded
-from gptjax.data.download import FetchError, PipPackage, Url
+from gptjax.data.fetch import remote
+from gptjax.data.fetch.download import FetchError, PipPackage, Url
 from gptjax.data.splits import item_lines, split_as_makemore, split_items, split_stream
 from gptjax.data.text_file import expand, read_text
 from gptjax.data.token_files import Prepared

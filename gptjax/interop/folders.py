@@ -82,7 +82,8 @@ def read(folder: Path, told: Told = lambda *_: None) -> Found:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{path}: {why}") from error
     stored = _match(folder, family, safetensors_files.find(folder))
-    tok, V = tokenizer_files.read(folder), family.vocab_size
+    tok: Any = tokenizer_files.read(folder)
+    V = family.vocab_size
     if tok.vocab_size > V:
         raise UserError(
             f"the tokenizer in {folder} has {tok.vocab_size:,} tokens, and the model's table has "

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from gptjax.config.schema import DataConfig
-from gptjax.data import corpora, download
+from gptjax.data import corpora
+from gptjax.data.fetch import download
 from gptjax.errors import UserError
 from gptjax.runtime import devices
 

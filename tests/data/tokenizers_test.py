@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptjax.config.schema import TOKENIZERS, TokenizerConfig
-from gptjax.data import tokenizers
+from gptjax.data import plain_tokenizers, tokenizers
 from gptjax.data.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 from gptjax.errors import UserError
 
@@ -90,7 +90,9 @@ def test_the_start_token_is_the_new_line_where_there_is_one(kind, text, start):
 def test_the_token_that_ends_an_item_begins_the_next(kind, text):
     tok = build(kind, text)
     assert tok.end_id == tok.start_id
-    if "\n" in text:
+    if kind == "bpe":
+        assert tok.token_text(tok.end_id) == "<|endoftext|>"
+    elif "\n" in text:
         assert tok.encode("\n").tolist() == [tok.end_id]
 
 
@@ -181,7 +183,7 @@ def test_empty_text_and_no_ids_are_each_others_image(kind):
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@pytest.mark.parametrize("id", [-1, 256, 10**6])
+@pytest.mark.parametrize("id", [-1, 257, 10**6])
 def test_an_id_outside_the_vocabulary_is_refused(kind, id):
     with pytest.raises(UserError, match=f"token id {id} is outside"):
         build(kind, "xyz").decode([1, id])
@@ -202,7 +204,17 @@ def test_a_min_count_that_leaves_no_word_says_how_frequent_words_are():
 @pytest.mark.parametrize(
     "data",
     [
-        *(None, 7, "char", [], {}, {"kind": "bpe"}, {"kind": ["char"]}, {1: 2}),
+        *(
+            None,
+            7,
+            "char",
+            [],
+            {},
+            {"kind": "bpe"},
+            {"kind": "bpe", "tokenizer_json": {}},
+            {"kind": ["char"]},
+            {1: 2},
+        ),
         *({"kind": "char"}, {"kind": "byte", "vocabulary": ["a"]}),
         {"kind": "char", "vocabulary": ["a"], "code": "import os"},
         *({"kind": "char", "vocabulary": v} for v in ("ab", {}, [], [7], [""], ["ab"], ["a", "a"])),
@@ -249,9 +261,9 @@ def test_whatever_vocabulary_is_accepted_can_be_used(kind, entries):
 def test_a_long_text_is_cut_into_the_words_of_a_short_one(monkeypatch):
     text = "Who's there?\n\nNay, answer me: stand, and unfold yourself.\n" * 7 + "don't"
     whole = tokenizers.build(TokenizerConfig("word"), text)
-    ids, pieces = whole.encode(text), list(tokenizers._parts(text))
-    monkeypatch.setattr(tokenizers, "_PART", 9)
-    parts = list(tokenizers._parts(text))
+    ids, pieces = whole.encode(text), list(plain_tokenizers.word_parts(text))
+    monkeypatch.setattr(plain_tokenizers, "_PART", 9)
+    parts = list(plain_tokenizers.word_parts(text))
     assert len(pieces) == 1 and len(parts) > 7 and sum(parts, []) == pieces[0]
     assert tokenizers.build(TokenizerConfig("word"), text) == whole
     np.testing.assert_array_equal(whole.encode(text), ids)

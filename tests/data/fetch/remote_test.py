@@ -7,7 +7,8 @@ import pytest
 import s3_server
 
 from gptjax.config.schema import DataConfig
-from gptjax.data import corpora, remote
+from gptjax.data import corpora
+from gptjax.data.fetch import remote
 from gptjax.errors import UserError
 
 TEXT = "to be or not to be\n" * 40

@@ -10,8 +10,8 @@ import zipfile
 
 import pytest
 
-from gptjax.data import download
-from gptjax.data.download import FetchError
+from gptjax.data.fetch import download
+from gptjax.data.fetch.download import FetchError
 
 WANTED = r"toy-1\.0/texts/[^/]+\.txt"
 
