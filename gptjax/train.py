@@ -54,11 +54,12 @@ def replay_lines(config: Config, workdir: str | Path, step: int) -> Iterator[str
     """What is not finite in a step of a run."""
     with Terminal(sys.stderr) as terminal, terminal.doing("replaying"):
         from gptjax.checkpoints import mirror
-        from gptjax.training import experiment, nonfinite
+        from gptjax.training import experiment, nonfinite, resume
 
         told = functools.partial(terminal.busy, f"replaying to step {step}")
         within = mirror.reading(workdir, "every")
-        found = nonfinite.replay(experiment.build(config), within, step, told)
+        exp = experiment.build(config, resume.learnt_tokenizer(within))
+        found = nonfinite.replay(exp, within, step, told)
     yield from nonfinite.lines(found)
 
 

@@ -26,7 +26,7 @@ LONGEST, LONGEST_READ = 128, 1024  # bytes of a token: as in GPT-2; a stranger's
 TWICE = 2  # a pair that came only once is not learnt
 _PART, _PARTS = 2**16, 16  # characters that are encoded at once, by how many threads at most
 # Before white space after anything else a text can be cut: no token goes over that place.
-_CUT = re.compile(r"(?<=\S)[ \n]")
+_CUT, _LAST_CUT = re.compile(r"(?<=\S)[ \n]"), re.compile(r"(?s:.*)(?<=\S)(?=[ \n])")
 
 
 def _byte_of_char() -> dict[str, int]:
@@ -45,7 +45,7 @@ class BPETokenizer(BytesTokenizer):
     """Byte pairs; ``tokenizer_json`` is the text that ``read`` or ``train`` made, and no other."""
 
     tokenizer_json: str
-    kind, unit = "bpe", "token"
+    kind, unit, is_slow = "bpe", "token", True
 
     @cached_property
     def _saved(self) -> dict[str, Any]:
@@ -93,21 +93,22 @@ class BPETokenizer(BytesTokenizer):
         return [tuple(_shown(bytes(map(BYTE_OF_CHAR.get, t))) for t in pair) for pair in pairs]
 
     def encode(self, text: str) -> np.ndarray:
-        return self._encode(parts(text))
+        return np.concatenate([np.zeros(0, np.int32), *self.encode_each(parts(text))])
 
     def encode_items(self, items: Sequence[str]) -> np.ndarray:
-        return self._encode(items, around=np.array([self.end_id], np.int32))
+        end = np.array([self.end_id], np.int32)
+        return np.concatenate(
+            [end, *(ids for item in self.encode_each(items) for ids in (item, end))]
+        )
 
-    def _encode(self, texts: Iterable[str], around: np.ndarray | None = None) -> np.ndarray:
-        """The ids of texts one after another; ``around``: ids before and after each."""
-        around = np.zeros(0, np.int32) if around is None else around
-        texts, found = iter(texts), [around]
+    def encode_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of each of many texts, some of which are done at a time."""
+        texts = iter(texts)
         while some := list(itertools.islice(texts, _PARTS)):
             for text in some:
                 as_utf8(text)
             for one in self._library.encode_batch_fast(some, add_special_tokens=False):
-                found += [np.array(one.ids, np.int32), around]
-        return np.concatenate(found)
+                yield np.array(one.ids, np.int32)
 
     def _bytes(self, ids_T: np.ndarray) -> bytes:
         return b"".join(map(self._bytes_of_id.__getitem__, ids_T.tolist()))
@@ -142,6 +143,17 @@ def parts(text: str) -> Iterator[str]:
         end = found.start() if found else len(text)
         yield text[begin:end]
         begin = end
+
+
+def cut_again(texts: Iterable[str]) -> Iterator[str]:
+    """Pieces of a text, cut elsewhere: where no token goes over a cut."""
+    rest = ""
+    for text in texts:
+        rest += text
+        if found := _LAST_CUT.match(rest):
+            yield rest[: found.end()]
+            rest = rest[found.end() :]
+    yield rest
 
 
 def train(texts: Iterable[str], vocab_size: int) -> BPETokenizer:

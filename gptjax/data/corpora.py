@@ -5,7 +5,9 @@ then in the cache, and only then fetched; whatever comes must have the sha256 th
 """
 
 import contextlib
+import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -14,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptjax.config.schema import DataConfig, TokenizerConfig
-from gptjax.data import token_files, tokenizers
+from gptjax.data import bpe, dataset, token_files, tokenizers
 from gptjax.data.dataset import Encoded
 from gptjax.data.fetch import remote
 from gptjax.data.fetch.download import FetchError, PipPackage, Url
@@ -26,8 +30,11 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.runtime import devices
 from gptjax.runtime.atomic_files import write_whole
+from gptjax.runtime.pace import Busy
 
 LOOKED_AT = 100_000  # characters of a text that are looked at to see what it is
+WORTH_KEEPING = 2**18  # characters of an encoded text: fewer are encoded in no time
+_DIGEST = 32  # bytes of a sha256
 # Short, and without a space, or a letter of a script that writes none (Thai to Khmer, CJK): such a
 # line may be a verse.
 _ITEM = re.compile(r"[^\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff]{1,30}")
@@ -40,6 +47,7 @@ def _padded_names(texts: list[str]) -> str:
 
 
 Say = Callable[[str], None]
+Told = Callable[[str, float, float], None] | None  # what is being done, how much of it, of how much
 
 
 def to_stderr(line: str) -> None:
@@ -121,12 +129,21 @@ class Corpus:
         if self.prepared:
             raise UserError(f"{self.source} hold no text to look into: give that as data.path")
 
-    def tokenizer(self, config: TokenizerConfig, trained: Tokenizer | None = None) -> Tokenizer:
-        """A trained run's, or one made of the text; UserError where its tokens are of another."""
+    def tokenizer(
+        self, config: TokenizerConfig, trained: Tokenizer | None = None, told: Told = None
+    ) -> Tokenizer:
+        """A trained run's, or one made of the text; UserError where its tokens are of another.
+
+        Byte pairs are learnt from the training split alone: they can express the others as well.
+        """
         if self.prepared is None:
-            return trained or tokenizers.build(config, self.text)
+            text = self.splits["train"] if config.kind == "bpe" else self.text
+            busy = told and functools.partial(told, "learning byte pairs")
+            return trained or tokenizers.build(config, text, busy)
         own = self.prepared
-        for name, made in (("kind", own.tokenizer.kind), ("min_count", own.min_count)):
+        made_with = {"kind": own.tokenizer.kind}
+        made_with |= {"min_count": own.min_count, "vocab_size": own.vocab_size}
+        for name, made in made_with.items():
             if made != (asked := getattr(config, name)):
                 raise UserError(
                     f"{self.source} were made with tokenizer.{name}={made!r}, and the config has "
@@ -135,6 +152,22 @@ class Corpus:
         if trained and trained.to_json() != own.tokenizer.to_json():
             raise UserError(f"{self.source} have another vocabulary than the run: prepare it again")
         return own.tokenizer
+
+    def encoded(
+        self, tok: Tokenizer, say: Say = to_stderr, told: Told = None
+    ) -> Mapping[str, str | Encoded]:
+        """Its splits; long ones as ids, from the cache, where a tokenizer takes its time for them.
+
+        What was not in the cache, or is damaged there, is encoded and kept.
+        """
+        if self.prepared or self.is_items or not tok.is_slow:
+            return self.splits
+        splits: dict[str, str | Encoded] = dict(self.splits)
+        for name, text in self.splits.items():
+            if len(text) >= WORTH_KEEPING:
+                busy = told and functools.partial(told, f"encoding {name}")
+                splits[name] = dataset.encode(text, tok, False, _ids(text, tok, say, busy))
+        return splits
 
     @property
     def is_items(self) -> bool:
@@ -215,11 +248,38 @@ def known_text(name: str, say: Say = to_stderr) -> tuple[str, str]:
     try:
         write_whole(cached, text.encode("utf-8"))
     except OSError as error:
-        say(
-            f"cannot keep {name} in {cached.parent} ({error.strerror}), so the next run fetches it "
-            "again: set GPTJAX_CACHE_DIR to a folder that can be written"
-        )
+        _cannot_keep(name, cached, error, "fetches it", say)
     return text, str(known.origin)
+
+
+def _ids(text: str, tok: Tokenizer, say: Say, busy: Busy) -> np.ndarray:
+    """The ids of a text (T,), from a file named after it and the tokenizer, or written to it."""
+    whose = [_sha256(text), _sha256(json.dumps(tok.to_json()))]
+    path = devices.cache_dir() / "encoded" / f"{_sha256(repr(whose))}.ids"
+    dtype = np.dtype("<u2" if tok.vocab_size <= 2**16 else "<u4")
+    with contextlib.suppress(OSError, ValueError):  # not there, or damaged: it is made anew
+        digest, data = (file := path.read_bytes())[:_DIGEST], file[_DIGEST:]
+        if hashlib.sha256(data).digest() == digest:
+            return np.frombuffer(data, dtype).astype(np.int32)
+    found, done = [], 0
+    for part, ids in zip(bpe.parts(text), tok.encode_each(bpe.parts(text)), strict=True):
+        found.append(ids)
+        done += len(part)
+        if busy:
+            busy(done, len(text))
+    data = np.concatenate(found).astype(dtype).tobytes()
+    try:
+        write_whole(path, hashlib.sha256(data).digest() + data)
+    except OSError as error:
+        _cannot_keep("the encoded text", path, error, "encodes it", say)
+    return np.concatenate(found)
+
+
+def _cannot_keep(what: str, path: Path, error: OSError, again: str, say: Say) -> None:
+    say(
+        f"cannot keep {what} in {path.parent} ({error.strerror}), so the next run {again} again: "
+        "set GPTJAX_CACHE_DIR to a folder that can be written"
+    )
 
 
 def _fetch(name: str, known: Known, say: Say) -> str:

@@ -17,14 +17,19 @@ from gptjax.errors import UserError
 
 # A model that slides takes rows of any length; longer items than this are done in parts.
 LONGEST_SLIDING_ROW = 64
+_PART = 2**20  # characters
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text as the tokens (N,) of one that was encoded before, and how many characters it has."""
+    """A text as the tokens (N,) of one that was encoded before, and how long that is.
+
+    ``n_bytes``: in UTF-8; 0 where it is not known.
+    """
 
     tokens: Any
     characters: int
+    n_bytes: int = 0
 
     def __len__(self) -> int:
         return self.characters
@@ -35,14 +40,16 @@ class Split:
     """A stream's tokens (N,) and where its rows begin, each where the one before it ends.
 
     ``window``: the most predictions of a row, after ``lookback`` places that show the past and do
-    not count: T = lookback + window. ``characters``: how much text the predictions stand for. Where
-    rows begin is computed as it is asked for: the tokens may be more than memory takes.
+    not count: T = lookback + window. ``characters``, ``n_bytes``: how much text the predictions
+    stand for, 0 where it is not known. Where rows begin is computed as it is asked for: the tokens
+    may be more than memory takes.
     """
 
     tokens: Any
     window: int
     lookback: int
     characters: int = field(default=0, kw_only=True)
+    n_bytes: int = field(default=0, kw_only=True)
     anywhere: ClassVar[bool] = True  # whether a training row may begin at any token
 
     @property
@@ -113,36 +120,47 @@ def build(
     window: int = 0,
     neighbours: int = 0,
 ) -> dict[str, Split]:
-    """Encode texts (streams, or items one a line) and cut them into rows of one common width.
+    """Cut texts (streams, or items one a line) into rows of one common width, encoded if need be.
 
     ``model`` says ``block_size``, ``lookback`` and ``slides``. ``window``: predictions of a row; 0
     is block_size, or an item as far as the model can take it. ``neighbours`` above 0 makes pairs
     (skip-gram) of words at most so far apart. UserError: a character that ``tok`` lacks; pairs of
     words of an ``Encoded`` text.
     """
-    tokens, characters = {}, {}
     if neighbours and any(isinstance(text, Encoded) for text in texts.values()):
         raise UserError(
             f"train.neighbours={neighbours} makes its pairs in memory, and data.path names the "
             "tokens of a text that need not fit there: give the text itself"
         )
-    for name, text in texts.items():
-        tokens[name], characters[name] = _encode(text, tok, items)
-    end_id = tok.end_id if items else None
+    encoded = {
+        name: text if isinstance(text, Encoded) else encode(text, tok, items)
+        for name, text in texts.items()
+    }
+    tokens = {name: text.tokens for name, text in encoded.items()}
+    end_id, splits = tok.end_id if items else None, {}
     if neighbours:
         return _pairs_of_words(tokens, tok, neighbours, end_id)
-    splits = cut(tokens, end_id, model, window)
-    return {name: replace(split, characters=characters[name]) for name, split in splits.items()}
+    for name, split in cut(tokens, end_id, model, window).items():
+        characters, n_bytes = encoded[name].characters, encoded[name].n_bytes
+        if not items:  # the first token is not predicted
+            first = np.asarray(tokens[name][:1])
+            characters -= len(tok.decode(first))
+            n_bytes -= sum(len(tok.token_bytes(id)) for id in first.tolist())
+        splits[name] = replace(split, characters=characters, n_bytes=max(0, n_bytes))
+    return splits
 
 
-def _encode(text: str | Encoded, tok: Tokenizer, items: bool) -> tuple[Any, int]:
-    """Ids, of items with an end before and after each, and the characters that are predicted."""
+def encode(text: str, tok: Tokenizer, items: bool, ids: np.ndarray | None = None) -> Encoded:
+    """The ids of a stream, or of items with an end before and after each, which is a character.
+
+    ``ids``: those of a stream, where they are known.
+    """
     if not items:
-        tokens = text.tokens if isinstance(text, Encoded) else tok.encode(text)
-        return tokens, len(text) - len(tok.decode(tokens[:1]))
-    lines = "".join(f"{line}\n" for line in item_lines(text))
+        return Encoded(tok.encode(text) if ids is None else ids, len(text), _n_bytes(text))
+    lines = item_lines(text)
     try:
-        return tok.encode("\n" + lines), len(lines)
+        ids, more = tok.encode_items(lines), len(lines)
+        return Encoded(ids, sum(map(len, lines)) + more, sum(map(_n_bytes, lines)) + more)
     except UserError:
         for number, line in enumerate(text.split("\n"), start=1):  # which one is it?
             try:
@@ -150,6 +168,14 @@ def _encode(text: str | Encoded, tok: Tokenizer, items: bool) -> tuple[Any, int]
             except UserError as error:
                 raise UserError(f"line {number}: {error}") from error
         raise
+
+
+def _n_bytes(text: str) -> int:
+    """The length of a text in UTF-8, without a copy of all of it."""
+    if text.isascii():
+        return len(text)
+    parts = (text[begin : begin + _PART] for begin in range(0, len(text), _PART))
+    return sum(len(part.encode("utf-8", "surrogatepass")) for part in parts)
 
 
 def cut(

@@ -20,9 +20,9 @@ _PART = 2**20  # characters
 UNKNOWN = "<unk>"  # never a piece of a text: it would be cut into "<", "unk" and ">"
 
 # `\w` leaves out the marks that Indic scripts and diacritics write inside a word: they are added.
-_LETTER = r"[\w\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u200c\u200d]"
+LETTER = r"[\w\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u200c\u200d]"
 # A word ("don't" is one), or one character of white space or of anything else: nothing is lost.
-_PIECE = re.compile(rf"{_LETTER}+(?:['\u2019]{_LETTER}+)*|\s|\S")
+_PIECE = re.compile(rf"{LETTER}+(?:['\u2019]{LETTER}+)*|\s|\S")
 
 
 class Tokenizer:
@@ -31,6 +31,7 @@ class Tokenizer:
     kind = ""  # in a config
     unit = ""  # what one token is, in a sentence
     unknown_id: int | None = None  # of all that the vocabulary lacks; None: that is refused
+    is_slow = False  # whether what it has encoded is worth keeping
     has_words = False  # whether words are tokens among others (marks, white space)
     vocabulary: Sequence[str]  # what each id stands for
 

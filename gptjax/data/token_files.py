@@ -95,6 +95,7 @@ class Prepared:
     sha256: str  # of the text, as read and normalised, in UTF-8
     tokenizer: Tokenizer
     min_count: int
+    vocab_size: int  # that was asked for
     dtype: str
     splits: Mapping[str, Encoded]
     shards: Mapping[str, str]  # name -> sha256
@@ -129,6 +130,7 @@ def _understand(folder: Path, said: Any) -> Prepared:
     splits, shards = {}, {}
     for split in SPLITS:
         arrays, characters = [], said["splits"][split]["characters"]
+        n_bytes = said["splits"][split].get("bytes", 0)  # older ones do not say
         for number, (n, digest) in enumerate(said["splits"][split]["shards"]):
             path = folder / f"{split}-{number:05}.bin"
             wanted = n * np.dtype(dtype).itemsize
@@ -136,11 +138,12 @@ def _understand(folder: Path, said: Any) -> Prepared:
                 raise UserError(f"{path.name} has not the {wanted!r:.20} bytes that it had")
             arrays.append(np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r"))
             shards[path.name] = digest
-        splits[split] = Encoded(Tokens(arrays, tok.vocab_size), characters)
-    counts = [said["min_count"], *(text.characters for text in splits.values())]
+        splits[split] = Encoded(Tokens(arrays, tok.vocab_size), characters, n_bytes)
+    counts = [said["min_count"], said.get("vocab_size", 0)]
+    counts += [n for text in splits.values() for n in (text.characters, text.n_bytes)]
     if not re.fullmatch("[0-9a-f]{64}", sha256) or any(type(n) is not int for n in counts):
         raise TypeError(CONTENTS)
-    return Prepared(str(said["name"]), sha256, tok, said["min_count"], dtype, splits, shards)
+    return Prepared(str(said["name"]), sha256, tok, *counts[:2], dtype, splits, shards)
 
 
 def verify(name: str, busy: Busy = None) -> Prepared:
@@ -227,14 +230,18 @@ class Writer:
             if shard[0] == most:
                 self._close(split)
 
-    def finish(self, characters: Mapping[str, int]) -> None:
-        """Write what the folder holds, when all else is on the disk."""
+    def finish(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Write what the folder holds, when all else is on the disk.
+
+        ``sizes``: of the text of each split, characters and bytes.
+        """
         splits = {}
         for split, shards in self._shards.items():
             if split in self._files:
                 self._close(split)
             listed = [[n, digest.hexdigest()] for n, digest in shards]
-            splits[split] = {"characters": characters[split], "shards": listed}
+            characters, n_bytes = sizes[split]
+            splits[split] = {"characters": characters, "bytes": n_bytes, "shards": listed}
         write_whole(self._folder / CONTENTS, json.dumps(self._said | {"splits": splits}).encode())
 
     def _path(self, split: str) -> Path:

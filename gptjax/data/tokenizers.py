@@ -4,7 +4,7 @@ In: a ``TokenizerConfig`` and a text, or what ``to_json`` gave. Out: a ``Tokeniz
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,23 +23,41 @@ from gptjax.data.plain_tokenizers import (
     word_parts,
 )
 from gptjax.errors import UserError, did_you_mean
+from gptjax.runtime.pace import Busy
 
 MAX_VOCABULARY = 10_000_000  # entries accepted from JSON
 
 
-def build(config: TokenizerConfig, text: str) -> Tokenizer:
+def build(config: TokenizerConfig, text: str, busy: Busy = None) -> Tokenizer:
     """Make the tokenizer of a text: the vocabulary is `sorted(set(text))`, or of its pieces.
 
     `text` is the whole corpus, all splits, so that no split meets an unknown character; for byte
     pairs, which can express any, the training split. UserError: it is empty, has a lone surrogate,
-    or no word as often as min_count. Source: the notes, page 3.
+    or no word as often as min_count. ``busy`` is told of characters that pairs were learnt from.
+    Source: the notes, page 3.
     """
     if not text:
         raise UserError("there is no text to make a vocabulary of: the corpus is empty")
     as_utf8(text)
     if config.kind == "bpe":
-        return bpe.train(bpe.parts(text), config.vocab_size or BPE_VOCABULARY)
+        return learn(config, bpe.parts(text), len(text), busy)
     return of_pieces(config, count_pieces(config.kind, text))
+
+
+def learn(
+    config: TokenizerConfig, texts: Iterable[str], total: int, busy: Busy = None
+) -> Tokenizer:
+    """Learn byte pairs of a text of ``total`` characters in parts; ``busy`` as in ``build``."""
+
+    def told() -> Iterator[str]:
+        done = 0
+        for text in texts:
+            yield text
+            done += len(text)
+            if busy:
+                busy(done, total)
+
+    return bpe.train(told(), config.vocab_size or BPE_VOCABULARY)
 
 
 def count_pieces(kind: str, text: str) -> Counter[str]:

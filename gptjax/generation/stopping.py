@@ -11,9 +11,6 @@ import numpy as np
 
 from gptjax.data.tokenizers import Tokenizer
 
-# A character of several bytes shows as U+FFFD at the end of a text until its last byte is made.
-HALF = "\ufffd"
-
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -44,7 +41,7 @@ class RowText:
         self._ids, self._log_probs = [ids[:0]], [np.zeros(0)]  # piece by piece
         self._told: list[str] = []  # the text that is sure
         self._held = ""  # what follows it, and may be the beginning of a stop string
-        self._half = ids[:0]  # the tokens after that, of a character half made
+        self._decode = tok.decoder()  # it holds back a character half made
         self.why = ""
 
     def look(self, ids: np.ndarray, log_probs: np.ndarray, last: bool) -> str:
@@ -55,7 +52,7 @@ class RowText:
             ids, log_probs, self.why = ids[:-1], log_probs[:-1], "end"
         self._ids.append(ids)
         self._log_probs.append(log_probs)
-        self._held += self._whole(ids, last or self.why == "end")
+        self._held += self._decode(ids, last or self.why == "end")
         # Where each is complete, and where it began. The first to be complete counts: which one
         # that is does not depend on how much text there is at a look.
         places = [(stop, self._held.find(stop)) for stop in self._stop]
@@ -66,19 +63,6 @@ class RowText:
         new, self._held = self._held[:sure], self._held[sure:]
         self._told.append(new)
         return new
-
-    def _whole(self, ids: np.ndarray, last: bool) -> str:
-        """The text of more tokens, without a last character whose bytes are not all there."""
-        ids = np.concatenate([self._half, ids])
-        text, self._half = self._tok.decode(ids), ids[:0]
-        if last or not text.endswith(HALF):
-            return text
-        for n in (1, 2, 3):  # bytes of a character that lacks at least one
-            whole = self._tok.decode(ids[:-n])
-            if whole + HALF == text:  # no U+FFFD yet that a stop string could name
-                self._half = ids[-n:]
-                return whole
-        return text
 
     def _begun(self) -> int:
         """How many of the last characters a stop string may begin with."""

@@ -150,22 +150,24 @@ def build(
     tok: tokenizers.Tokenizer | None = None,
     text: corpora.Corpus | None = None,
     say: corpora.Say = corpora.to_stderr,
+    told: corpora.Told = None,
 ) -> Experiment:
     """Read the corpus and build everything that does not change while training.
 
     ``tok`` is a trained run's tokenizer, ``text`` the corpus where it has been read already, and
-    ``say`` is told of a download.
+    ``say`` is told of a download, ``told`` of how far learning byte pairs and encoding are.
 
     Raises:
       UserError: the corpus cannot be had, or the settings do not fit it or the devices.
     """
     _require_mask(config.model)
     text = text or corpora.load(config.data, config.seed, say)
-    tok = text.tokenizer(config.tokenizer, tok)
+    tok = text.tokenizer(config.tokenizer, tok, told)
     how = fast_paths.resolve(config.model)
     model = models.build(how, tok.vocab_size, tok.start_id)
     window, neighbours = config.window(text.is_items), config.train.neighbours
-    splits = dataset.build(text.splits, tok, model, text.is_items, window, neighbours)
+    texts = text.splits if neighbours else text.encoded(tok, say, told)
+    splits = dataset.build(texts, tok, model, text.is_items, window, neighbours)
     dataset.check_lengths(splits)
     return dataclasses.replace(assemble(config, model), corpus=text, tokenizer=tok, splits=splits)
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from gptjax.checkpoints import run, store
+from gptjax.checkpoints import directory, run, store
 from gptjax.config import schema
 from gptjax.config.schema import Config
+from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
+from gptjax.processes import cluster
 from gptjax.training import optimizer
 from gptjax.training.experiment import Experiment
 from gptjax.training.train_step import TrainState
@@ -67,6 +69,18 @@ class Progress:
         if not sound or not (lines is None or (type(lines) is int and lines >= 0)):
             raise TypeError("its memory")
         return cls(**numbers, pending=pending, lines=lines)
+
+
+def learnt_tokenizer(workdir: Path) -> Tokenizer | None:
+    """The byte pairs of the run in a folder, to go on with: those that this machine would learn of
+    the text may differ, and of a run that began from another they do.
+
+    None where there is no run, or its text alone makes the tokenizer.
+    """
+    if not cluster.from_first(bool(directory.available(workdir))):
+        return None
+    saved = run.understand(workdir, store.read_meta(workdir)[1])
+    return saved.tokenizer if saved.tokenizer.is_slow else None
 
 
 def restore(
