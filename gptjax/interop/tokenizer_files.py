@@ -87,7 +87,11 @@ def _document(tok: Tokenizer) -> dict[str, Any]:
             "trim_offsets": True,
             "use_regex": False,
         }
-        model = {"type": "BPE", "vocab": dict(sorted(BYTE_OF_CHAR.items(), key=_id)), "merges": []}
+        model = {
+            "type": "BPE",
+            "vocab": dict(sorted(BYTE_OF_CHAR.items(), key=lambda entry: entry[1])),
+            "merges": [],
+        }
         return _frame(model, pre_tokenizer, pre_tokenizer)
     table = {piece: id for id, piece in enumerate(tok.vocabulary)}
     if len(table) < tok.vocab_size:
@@ -185,7 +189,7 @@ def _of_merges(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     for number, merge in enumerate(merges):
         if len(merge) != 2:
             raise UserError(
-                f"{folder / MERGES}: the merge of number {number + 1}, {lines[number]!r:.60}, is not "
+                f"{folder / MERGES}: merge number {number + 1}, {lines[number]!r:.60}, is not "
                 "two tokens with a space between"
             )
     named = _fields(folder / ADDED) if (folder / ADDED).exists() else {}
