@@ -4,7 +4,6 @@ In: a ``Run``, its folder, the name it gets. Out: Markdown. What run.json and su
 say is left out.
 """
 
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,12 @@ def facts(run: Run, workdir: Path) -> dict[str, str]:
         return said
     said["corpus"] = f"{run.data['name']}, {_corpus(run.data)}"
     said["training"] = f"step {run.step:,} of {run.config.train.steps:,}"
-    if run.val_nats is not None:
+    if run.val_nats is not None and figures:
         said["loss"] = f"{run.val_nats:.4f} nats per token of the validation text"
-        if run.config.tokenizer.kind in ("char", "byte"):
-            said["loss"] += f", {run.val_nats / math.log(2):.4f} bits per {tok.unit}"
-    if error := figures.get("final_val_nats_error"):
-        said["loss"] += f" (± {error:.4f} by the choice of text)" if "loss" in said else ""
+        per_nat = run.val_nats / figures["final_val_nats"]
+        for what in ("character", "byte"):
+            if bits := figures.get(f"final_val_bits_per_{what}"):
+                said["loss"] += f", {bits * per_nat:.4f} bits per {what}"
     if bigram := figures.get("count_bigram_val_nats"):
         said["beside"] = f"a table of counted pairs has {bigram:.4f} nats per token there"
     if command := _command(runs.starts(workdir)):
