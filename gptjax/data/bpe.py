@@ -272,8 +272,9 @@ def _require_byte_level(said: dict[str, Any]) -> None:
     """Refuse what would change a text before or after its tokens."""
     if said.get("normalizer"):
         raise _no(f"it has a normalizer, {said['normalizer']!r:.60}")
-    for name in ("pre_tokenizer", "decoder", "post_processor"):
-        rule = said.get(name) or {"type": "ByteLevel" if name == "post_processor" else None}
+    # What a post_processor does, it does around a text: no token of ``encode``.
+    for name in ("pre_tokenizer", "decoder"):
+        rule = said.get(name) or {}
         if rule.get("type") != "ByteLevel":
             raise _no(f"its {name} is {rule.get('type')!r:.60}, not 'ByteLevel'")
     rule = said["pre_tokenizer"]
@@ -290,6 +291,8 @@ def _added(token: dict[str, Any]) -> dict[str, Any]:
         raise _no(f"the added token {content!r:.60} is empty, too long or goes over a space")
     if any(token.get(name) for name in ("single_word", "lstrip", "rstrip")):
         raise _no(f"the added token {content!r:.60} takes a part of the text around it")
+    if set(content) <= _CHARS and not content.isascii():  # its decoder would read it as bytes
+        raise _no(f"the added token {content!r:.60} is written as tokens of bytes are")
     rules = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": id, "content": content, **rules, "special": bool(token.get("special"))}
 

@@ -13,6 +13,7 @@ loads with nothing of ours installed:
 but BPE's end of text has a meaning of its own within a text, on either side: "<unk>" is 3 words.
 """
 
+import functools
 import json
 import re
 import sys
@@ -27,7 +28,7 @@ from gptjax.runtime.atomic_files import parse_json, read_small, write_whole
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
-MOST_BYTES = 2**26  # of one file; a vocabulary of 262,144 byte pairs has half of it
+MOST_BYTES = bpe.MOST_JSON  # of one file
 _ANY = r"[\s\S]"  # one character, a new line too
 _DECIDING = ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model")
 _LETTERS = re.compile(r"(?:\\\\x\{[0-9A-F]+\}-?)+")  # as ``_piece`` writes them, in JSON
@@ -46,10 +47,11 @@ def write(folder: Path, tok: Tokenizer, block_size: int) -> None:
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,  # it takes spaces before marks away
     }
-    if tok.kind == "bpe":
-        end = tok.vocabulary[tok.end_id]
-        config |= {"bos_token": end, "eos_token": end, "unk_token": end, "add_prefix_space": False}
-    for name, data in ((TOKENIZER, _document(tok)), (CONFIG, config)):
+    document = _document(tok)
+    for token in document["added_tokens"]:
+        if token["id"] == tok.end_id:
+            config |= {"bos_token": token["content"], "eos_token": token["content"]}
+    for name, data in ((TOKENIZER, document), (CONFIG, config)):
         text = json.dumps(data, ensure_ascii=False, indent=2)
         write_whole(folder / name, (text + "\n").encode())
 
@@ -122,6 +124,7 @@ def _frame(model: dict, pre_tokenizer: dict, decoder: dict) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _piece() -> str:
     """The expression of words, with what this Python calls a letter written out.
 
@@ -137,26 +140,24 @@ def _understand(path: Path, text: str) -> Tokenizer:
     """Make the tokenizer that the text of a ``tokenizer.json`` describes."""
     data = _object(path, text)
     model = data.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(vocab, dict):
-        raise UserError(f"{path}: it has no model with a table of tokens and ids")
-    if model.get("type") == "WordLevel" or vocab == BYTE_OF_CHAR:
-        tok = _ours(path, vocab)
+    kind = model.get("type", "BPE") if isinstance(model, dict) else "none"
+    if kind == "WordLevel" or (kind == "BPE" and model.get("vocab") == BYTE_OF_CHAR):
+        tok = _ours(path, model.get("vocab"))
         if _essence(_document(tok)) == _essence(data):
             return tok
-    if model.get("type") == "BPE":
+    if kind == "BPE":
         return bpe.read(text)
     raise UserError(
-        f"{path}: a tokenizer of another kind ({model.get('type')!r:.40}): gptjax reads byte-level "
-        "BPE as GPT-2's, and what python -m gptjax.convert --to_hf wrote, unchanged"
+        f"{path}: a tokenizer of another kind ({kind!r:.40}): gptjax reads byte-level BPE as "
+        "GPT-2's, and what python -m gptjax.convert --to_hf wrote, unchanged"
     )
 
 
-def _ours(path: Path, vocab: dict[str, Any]) -> Tokenizer:
+def _ours(path: Path, vocab: Any) -> Tokenizer:
     """The tokenizer of ours that has a vocabulary: of bytes, of words or of characters."""
     if vocab == BYTE_OF_CHAR:
         return ByteTokenizer()
-    ids = list(vocab.values())
+    ids = list(vocab.values()) if isinstance(vocab, dict) else [None]
     if any(type(id) is not int for id in ids) or sorted(ids) != list(range(len(ids))):
         raise UserError(f"{path}: the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}")
     pieces = sorted(vocab, key=vocab.__getitem__)
@@ -174,7 +175,10 @@ def _essence(data: dict[str, Any]) -> str:
         {key: field for key, field in part.items() if field} if isinstance(part, dict) else part
         for part in (data.get(name) or None for name in _DECIDING)
     ]
-    return _LETTERS.sub("", json.dumps(parts, sort_keys=True))
+    try:
+        return _LETTERS.sub("", json.dumps(parts, sort_keys=True))
+    except RecursionError:
+        return ""  # of nothing that was written here
 
 
 def _of_merges(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def _of_merges(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         lines.pop()
     merges = [line.rstrip("\r").split(" ") for line in lines]
     for number, merge in enumerate(merges):
-        if len(merge) != 2:
+        if len(merge) != 2 or "" in merge:
             raise UserError(
                 f"{folder / MERGES}: merge number {number + 1}, {lines[number]!r:.60}, is not "
                 "two tokens with a space between"
