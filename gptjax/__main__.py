@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "continue prompts with a trained model",
     "evaluate": "the exact loss of a run over a split, or over any text",
     "compare": "several runs in one table and one picture; --ladder trains them",
+    "convert": "a GPT-2 of Hugging Face's form, in and out",
     "look": "ask a trained model what it knows",
     "aot": "whether a run fits devices that are not here, and how fast it can be there",
     "bench": "measure training, writing and starting, beside PyTorch",

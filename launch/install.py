@@ -1,7 +1,8 @@
 """Gives a Python what gptjax needs and prints which Python that is; does nothing the second time.
 
 --tests adds pyproject.toml's `test` list, --gs and --s3 those of these object stores, --s3-server
-that of a server for tests. Failures exit with 2. Windows: `py launch/install.py`.
+that of a server for tests, --peers PyTorch and transformers. Failures exit with 2.
+Windows: `py launch/install.py`.
   GPTJAX_VENV=DIR | none                  another folder than .venv | install into this very Python
   GPTJAX_PLATFORM=cpu|cuda12|cuda13|tpu   jax's wheels; when not set they follow the machine
 """
@@ -10,13 +11,18 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 import venv
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # PCI numbers of Google's chips: v2 and v3, plc, v4, v5p, v5e, v6e, 7x (others are network cards).
 TPUS = {f"0x1ae0 0x00{chip}" for chip in ("27", "56", "5e", "62", "63", "6f", "76")}
+# PyTorch without CUDA, of which PyPI's wheels for Linux bring gigabytes.
+TORCH_CPU, ANSWERS_S = "https://download.pytorch.org/whl/cpu", 5
+EXTRAS = ("gs", "s3", "s3-server", "peers")
 
 
 def stop(text, code=2):
@@ -41,7 +47,7 @@ def requirements(tests, extras=()):
 
 def lacks(requirement):
     """Whether this Python has none or too old a one; newer than asked for is left alone."""
-    name, bound = re.split(r"\[[\w,]+\]>=|>=", requirement, maxsplit=1)
+    name, bound = re.split(r"\[[\w,]+\]>=|>=|==", requirement, maxsplit=1)
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -70,10 +76,22 @@ def choose_wheels(machine=Path("/")):
     return cuda if driver >= 525 else "cpu", f"NVIDIA driver {driver}, CUDA needs 525 or newer"
 
 
+def torch_index(lines):
+    """pip's arguments for PyTorch's own wheels, where it is asked for and they can be had."""
+    if sys.platform != "linux" or not any(line.startswith("torch=") for line in lines):
+        return []
+    try:  # pip would try for minutes, and again for each package
+        urllib.request.urlopen(f"{TORCH_CPU}/torch/", timeout=ANSWERS_S).close()
+    except (OSError, HTTPException):
+        return []
+    return ["--extra-index-url", TORCH_CPU]
+
+
 def pip(python, lines, what):
     """Install; if that fails, show pip's last lines and a way out."""
     print(f"gptjax: installing {what} ...", file=sys.stderr, flush=True)
-    done = run(python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *lines)
+    how = ("--no-input", "--disable-pip-version-check", *torch_index(lines))
+    done = run(python, "-m", "pip", "install", *how, *lines)
     if done.returncode:
         print(*(done.stdout + done.stderr).splitlines()[-12:], sep="\n", file=sys.stderr)
         stop(
@@ -127,7 +145,7 @@ def main(tests, extras=()):
 
 if __name__ == "__main__":
     try:
-        extras = [name for name in ("gs", "s3", "s3-server") if f"--{name}" in sys.argv]
+        extras = [name for name in EXTRAS if f"--{name}" in sys.argv]
         print(main("--tests" in sys.argv, extras))
     except KeyboardInterrupt:
         stop("stopped; start again to go on", code=130)

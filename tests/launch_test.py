@@ -4,12 +4,15 @@ Every script runs in a copy of the launch folder, in a path with a space. The fa
 PYTHONPATH, so that they win in the caller's Python and in the .venv that the scripts make.
 """
 
+import io
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import install
@@ -324,11 +327,15 @@ def test_a_url_among_the_arguments_has_its_stores_package_installed(clone, schem
 
 @needs_bash
 def test_ci_lints_and_tests_with_the_test_requirements(clone):
-    result = clone.run(clone.root / ".ci/run", cwd="/", CI="true")
+    nowhere = {"https_proxy": "http://127.0.0.1:9"}  # PyTorch's own wheels cannot be had
+    result = clone.run(clone.root / ".ci/run", cwd="/", CI="true", **nowhere)
     assert result.returncode == 0, result.stderr
     (call,) = clone.calls("pip")
-    assert set(install.requirements(True)) < set(call["argv"])
+    assert set(install.requirements(True, ["peers"])) < set(call["argv"])
+    assert any(a.startswith("torch==") for a in call["argv"])
     assert any(a.startswith("moto[") for a in call["argv"])
+    assert "--extra-index-url" not in call["argv"]
+    assert "--peers" not in clone.calls("pytest")[0]["argv"]
     assert [c["argv"][0] for c in clone.calls("ruff")] == ["check", "format"]
     assert clone.calls("pytest")[0]["cwd"] == str(clone.root)
     assert clone.train().returncode == 0
@@ -342,9 +349,38 @@ def test_arguments_reach_pytest_and_a_lint_error_still_fails_at_the_end(clone, t
     assert lint.returncode == 1
     (call,) = clone.calls("pytest")
     assert call["argv"][-2:] == ["-k", "a or b"]
+    assert not any("torch" in a for a in clone.calls("pip")[0]["argv"]), "nobody asked for peers"
     assert call["data"] == str(tmp_path / "shared/data")
     assert clone.run("launch/test.sh", PYTEST="5", GPTJAX_DATA_DIR="/mine").returncode == 5
     assert clone.calls("pytest")[1]["data"] == "/mine"
+
+
+PEERS = ["transformers>=5", "torch==2.13.0"]
+
+
+def test_pytorch_comes_from_its_own_index_where_that_answers(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    asked = []
+
+    def answer(url, timeout):
+        asked.append(url)
+        return io.BytesIO()
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    assert install.torch_index(PEERS) == ["--extra-index-url", install.TORCH_CPU]
+    assert install.torch_index(["flax>=0.10.7"]) == [] and len(asked) == 1
+    monkeypatch.setattr(sys, "platform", "darwin")  # PyPI's have no CUDA there
+    assert install.torch_index(PEERS) == [] and len(asked) == 1
+
+
+def test_an_index_that_never_answers_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(install, "TORCH_CPU", url)
+        monkeypatch.setattr(install, "ANSWERS_S", 0.1)
+        assert install.torch_index(PEERS) == []
 
 
 def test_every_requirement_names_a_lower_bound():
@@ -367,10 +403,12 @@ def test_every_requirement_names_a_lower_bound():
         ("jax[cuda12]>=0.7.2,<0.13", "0.4.37", True),
         ("numpy>=2.0.2", "2.0rc1", True),
         ("numpy>=2.0.2", "2.1+local", False),
+        ("torch==2.13.0", "2.13.0+cpu", False),
+        ("torch==2.13.0", "2.12.1", True),
     ],
 )
 def test_versions_compare_by_number(requirement, version, lacking, monkeypatch):
-    named = {requirement.split(">")[0].split("[")[0]: version}
+    named = {re.match(r"[\w-]+", requirement)[0]: version}
     monkeypatch.setattr(install.metadata, "version", named.__getitem__)
     assert install.lacks(requirement) is lacking
 

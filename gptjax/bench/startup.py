@@ -22,7 +22,7 @@ from gptjax.checkpoints.run import TIMING
 from gptjax.config import files, parse
 from gptjax.data import corpora
 
-COMMANDS = ("prepare", "train", "sample", "evaluate", "compare", "look", "aot", "bench")
+COMMANDS = ("prepare", "train", "sample", "evaluate", "compare", "look", "convert", "aot", "bench")
 CONFIG = "gpt"  # the default one, in the size that this machine can train
 POLL_SECONDS = 0.01
 

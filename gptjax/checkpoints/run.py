@@ -287,11 +287,26 @@ def exact_val_nats(workdir: Path) -> dict[int, float]:
 
 
 def saved_config(workdir: str) -> Config | None:
-    """The config of the newest sound checkpoint in a folder; None where there is none at all."""
+    """The config of the newest sound checkpoint in a folder; None where there is none at all.
+
+    It is to be trained on with it: UserError where it has no history of training.
+    """
     folder = mirror.reading(workdir, "every", ())
     if not directory.available(folder):
         return None
-    return understand(folder, store.read_meta(folder)[1]).config
+    meta = store.read_meta(folder)[1]
+    saved = understand(folder, meta)
+    if saved.data is None or "memory" not in meta:
+        raise no_history(workdir)
+    return saved.config
+
+
+def no_history(workdir: str | Path) -> UserError:
+    """The refusal to go on with a model that was not trained where it is."""
+    return UserError(
+        f"the model in {workdir} has no history of training to continue: train from it in a folder "
+        f"of its own, --init_from={workdir} --workdir=runs/mine"
+    )
 
 
 def runs_below(top: str, flag: str = "workdir") -> str:

@@ -215,7 +215,8 @@ def _begin(unfinished: Path, state: dict[str, Any]) -> tuple[Callable, dict, int
         unfinished.mkdir()
         for part, arrays in host.items():
             if arrays:  # orbax refuses an empty tree
-                with _orbax().PyTreeCheckpointer() as writer:
+                # Compressed, numbers take 7 % less and a save twice the seconds and the memory.
+                with _orbax().PyTreeCheckpointer(use_compression=False) as writer:
                     writer.save(unfinished / part, pytree.nested(arrays))
             tables[part] = {name: pytree.describe(array) for name, array in arrays.items()}
 

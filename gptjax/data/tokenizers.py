@@ -4,14 +4,19 @@ In: a ``TokenizerConfig`` and a text, or what ``to_json`` gave. Out: a ``Tokeniz
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from gptjax.config.schema import BPE_VOCABULARY, TOKENIZERS, TokenizerConfig
 from gptjax.data import bpe
 from gptjax.data.plain_tokenizers import (
     ByteTokenizer,
     CharTokenizer,
+    Decoder,
     Tokenizer,
     WordTokenizer,
     as_utf8,
@@ -88,6 +93,8 @@ def from_json(data: Any) -> Tokenizer:
     if not isinstance(data, dict):
         raise UserError(f"the saved tokenizer is a {type(data).__name__}, not a JSON object")
     kind = data.get("kind")
+    if kind == PaddedTokenizer.padded and sorted(data) == ["kind", "tokenizer", "vocab_size"]:
+        return _padded_from_json(data["tokenizer"], data["vocab_size"])
     if kind not in TOKENIZERS:
         known = ", ".join(TOKENIZERS) + did_you_mean(str(kind), TOKENIZERS, repr)
         raise UserError(f"the saved tokenizer's kind={kind!r:.60} is none of {known}")
@@ -108,3 +115,63 @@ def from_json(data: Any) -> Tokenizer:
         raise UserError(f"the saved vocabulary holds {twice!r:.60} more than once")
     as_utf8("".join(entries))
     return CharTokenizer("".join(entries)) if kind == "char" else WordTokenizer(tuple(entries))
+
+
+@dataclass(frozen=True)
+class PaddedTokenizer:
+    """A tokenizer beside a model whose table has more rows than it has tokens, as to be even.
+
+    Ids of the rows that are left over stand for no text; all else is that of ``inner``.
+    """
+
+    inner: Tokenizer
+    vocab_size: int
+    padded = "padded"  # in JSON
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # before there is one, as when it is unpickled
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        return tuple(map(self.token_text, range(self.vocab_size)))
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of those ids that have one."""
+        ids_T = np.asarray(ids, np.int64)
+        if len(wrong := ids_T[(ids_T < 0) | (ids_T >= self.vocab_size)]):
+            raise UserError(
+                f"token id {wrong[0]} is outside the model's 0 to {self.vocab_size - 1}"
+            )
+        return self.inner.decode(ids_T[ids_T < self.inner.vocab_size])
+
+    def decoder(self) -> Decoder:
+        inner = self.inner.decoder()
+        return lambda ids, last: inner(ids[ids < self.inner.vocab_size], last)
+
+    def token_bytes(self, id: int) -> bytes:
+        return self.inner.token_bytes(id) if id < self.inner.vocab_size else b""
+
+    def token_text(self, id: int) -> str:
+        return self.inner.token_text(id) if id < self.inner.vocab_size else f"<no token {id}>"
+
+    def is_word(self, id: int) -> bool:
+        return id < self.inner.vocab_size and self.inner.is_word(id)
+
+    def to_json(self) -> dict[str, Any]:
+        inner = self.inner.to_json()
+        return {"kind": self.padded, "tokenizer": inner, "vocab_size": self.vocab_size}
+
+
+def unpadded(tok: Tokenizer) -> Tokenizer:
+    """The tokenizer without what pads it to its model's table."""
+    return tok.inner if isinstance(tok, PaddedTokenizer) else tok
+
+
+def _padded_from_json(inner: Any, vocab_size: Any) -> Any:
+    is_one = isinstance(inner, dict) and inner.get("kind") != PaddedTokenizer.padded
+    tok = from_json(inner) if is_one else None
+    if tok is None or type(vocab_size) is not int or not tok.vocab_size < vocab_size <= 2**20:
+        raise UserError(f"the saved tokenizer is padded to {vocab_size!r:.60} tokens: none is so")
+    return PaddedTokenizer(tok, vocab_size)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,26 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())  # the name must not reach the disk before the bytes
         os.chmod(part, 0o644)  # mkstemp's file is the owner's alone; a cache may be shared
         os.replace(part, path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A ``with`` that gives a folder to fill; it takes its name, ``path``, if nothing goes wrong.
+
+    Until then nobody sees it. ``path`` must not be there, or be an empty folder; OSError.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}", suffix=PART))
+    try:
+        yield part
+        os.chmod(part, 0o755)  # mkdtemp's is the owner's alone
+        with naming(path):
+            if path.is_dir():
+                path.rmdir()
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager

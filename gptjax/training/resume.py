@@ -113,9 +113,7 @@ def _understand(workdir: Path, meta: dict[str, Any]) -> tuple[run.Saved, Progres
     """What stands beside the arrays of a checkpoint, the trainer's progress included."""
     saved = run.understand(workdir, meta)
     if saved.data is None or "memory" not in meta:
-        raise UserError(
-            f"the model in {workdir} has no history of training to continue: name another --workdir"
-        )
+        raise run.no_history(workdir)
     with run.refusing_other_versions(workdir):
         return saved, Progress.from_json(meta["memory"])
 

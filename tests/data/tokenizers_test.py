@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -267,3 +268,41 @@ def test_a_long_text_is_cut_into_the_words_of_a_short_one(monkeypatch):
     assert len(pieces) == 1 and len(parts) > 7 and sum(parts, []) == pieces[0]
     assert tokenizers.build(TokenizerConfig("word"), text) == whole
     np.testing.assert_array_equal(whole.encode(text), ids)
+
+
+PADDED = tokenizers.PaddedTokenizer(CharTokenizer("\nab "), 7)
+
+
+def test_a_padded_tokenizer_is_the_one_inside_but_for_the_rows_left_over():
+    assert (PADDED.vocab_size, PADDED.kind, PADDED.start_id) == (7, "char", 0)
+    assert PADDED.encode("ab a").tolist() == [1, 2, 3, 1]
+    assert PADDED.decode([1, 4, 2, 6]) == "ab" and PADDED.decode([]) == ""
+    decode = PADDED.decoder()
+    assert [decode(np.array(ids), last) for ids, last in (([5, 1], False), ([6], True))] == [
+        "a",
+        "",
+    ]
+    assert [PADDED.token_text(id) for id in (0, 4)] == ["\\n", "<no token 4>"]
+    assert PADDED.vocabulary[:2] == ("\\n", "a") and len(set(PADDED.vocabulary)) == 7
+    assert PADDED.is_word(1) and not PADDED.is_word(4)
+    assert (PADDED.token_bytes(2), PADDED.token_bytes(5)) == (b"b", b"")
+    with pytest.raises(UserError, match="token id 7 is outside this model's 0 to 6"):
+        PADDED.decode([7])
+    assert pickle.loads(pickle.dumps(PADDED)) == PADDED
+    assert tokenizers.unpadded(PADDED) is PADDED.inner is tokenizers.unpadded(PADDED.inner)
+
+
+def test_a_padded_tokenizer_goes_through_json_and_nothing_else_does():
+    said = PADDED.to_json()
+    assert tokenizers.from_json(json.loads(json.dumps(said))) == PADDED
+    for changes in (
+        {"vocab_size": 4},  # no row is left over
+        {"vocab_size": 2**20 + 1},
+        {"vocab_size": 7.0},
+        {"tokenizer": said},
+        {"tokenizer": None},
+        {"tokenizer": {"kind": "char", "vocabulary": "abc"}},
+        {"more": 1},
+    ):
+        with pytest.raises(UserError, match="the saved"):
+            tokenizers.from_json(said | changes)

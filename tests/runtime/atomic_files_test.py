@@ -7,7 +7,13 @@ import os
 import pytest
 
 from gptjax.runtime import atomic_files
-from gptjax.runtime.atomic_files import parse_json, read_json, read_small, write_whole
+from gptjax.runtime.atomic_files import (
+    parse_json,
+    read_json,
+    read_small,
+    whole_folder,
+    write_whole,
+)
 
 
 def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path):
@@ -92,3 +98,34 @@ def test_what_is_not_json_or_nested_too_deep_is_none(tmp_path, data):
     assert read_json(tmp_path / "f", 2**21) is None
     with pytest.raises(ValueError):
         parse_json(data)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_has_its_name_when_it_is_whole(tmp_path, there):
+    path = tmp_path / "a" / "out"
+    if there:
+        path.mkdir(parents=True)
+    with whole_folder(path) as part:
+        (part / "file").write_bytes(b"x")
+        assert part.parent == path.parent and not (path / "file").exists()
+    assert (path / "file").read_bytes() == b"x" and os.listdir(path.parent) == ["out"]
+    if os.name != "nt":
+        assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_fails_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), whole_folder(tmp_path / "out") as part:
+        (part / "file").write_bytes(b"x")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_somebody_filled_meanwhile_is_left_alone(tmp_path):
+    path = tmp_path / "out"
+    with pytest.raises(OSError, match="out") as error, whole_folder(path) as part:
+        (part / "file").write_bytes(b"ours")
+        path.mkdir()
+        (path / "file").write_bytes(b"theirs")
+    assert error.value.filename == str(path)
+    assert (path / "file").read_bytes() == b"theirs" and os.listdir(tmp_path) == ["out"]

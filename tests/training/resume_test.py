@@ -366,7 +366,8 @@ def test_a_model_without_a_history_opens_and_is_not_continued(missing, text, who
     with pytest.raises(UserError) as error:
         fit(config, workdir)
     assert str(error.value) == (
-        f"the model in {workdir} has no history of training to continue: name another --workdir"
+        f"the model in {workdir} has no history of training to continue: train from it in a folder "
+        f"of its own, --init_from={workdir} --workdir=runs/mine"
     )
     after = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     assert {path: before[path] for path in before if path.name != "run.lock"} == {
