@@ -125,17 +125,7 @@ def read(
     args = SimpleNamespace(**{flag.name: values[flag.name].value for flag in flags})
     if args.help:
         return args
-    for folder in ("workdir", "out"):  # a shell leaves the ~ of --workdir=~/runs/x alone
-        if hasattr(args, folder):
-            path = os.path.expanduser(getattr(args, folder))
-            if path.startswith("~"):
-                user = path.partition("/")[0]
-                raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
-            if folder == "out" and is_remote(path):
-                raise UserError(f"--out={path:.80} is a URL: name a folder, and copy it there")
-            if not is_utf8(path):
-                raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
-            setattr(args, folder, path)
+    _expand_folders(args)
     if config:
         kinds |= {f"--config.{field.path}": field.type for field in fields(Config())}
     # A flag that there is not is told first, before a config is asked for.
@@ -158,6 +148,21 @@ def read(
         changed = (p for p in args.flagged if attrgetter(p)(settings) != attrgetter(p)(written))
         args.overridden = list(changed)
     return args
+
+
+def _expand_folders(args: SimpleNamespace) -> None:
+    """A shell leaves the ~ of --workdir=~/runs/x alone."""
+    for folder in ("workdir", "out"):
+        if hasattr(args, folder):
+            path = os.path.expanduser(getattr(args, folder))
+            if path.startswith("~"):
+                user = path.partition("/")[0]
+                raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
+            if folder == "out" and is_remote(path):
+                raise UserError(f"--out={path:.80} is a URL: name a folder, and copy it there")
+            if not is_utf8(path):
+                raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
+            setattr(args, folder, path)
 
 
 def _saved_settings(args: SimpleNamespace, saved: Callable) -> ConfigDict:

@@ -26,6 +26,7 @@ from gptjax.runtime import devices, fast_paths
 from gptjax.training.experiment import Experiment
 from gptjax.training.resume import FREE, Progress
 
+Loss = tuple[float, float | None]  # nats per token, and its error
 MOST_MEASURED = 5_000_000  # predictions of a split: a minute or two, where all might take hours
 BIGRAM_REACHES = 0.02  # nats: how near a trained table of pairs comes to the count bigram
 TRY = "raise train.steps if the curve still falls, else try another optim.learning_rate"
@@ -149,26 +150,16 @@ def measure(
     val = val.sample(max(1, MOST_MEASURED // val.window))
     train = train.sample(val.n_rows)
 
-    def val_loss(params: Any) -> tuple[float, float | None]:
+    def val_loss(params: Any) -> Loss:
         told = busy("exact loss over val")
         return mean_and_error(block_losses(exp.evaluator, params, val, told))
 
     train_nats = exp.evaluator.exact_loss(params, train, busy("exact loss over train"))
     val_nats, val_error = val_loss(params)
-    steps, best_step = exp.config.train.steps, progress.best_step
-    best_val, best_error = val_nats, val_error
-    if best_step != steps:
-        try:
-            best = run.open_run(workdir, "best")
-        except UserError as error:  # a night's run still has its last parameters
-            warn(f"{error}; best_val_nats is that of the last step")
-            best_step = steps
-        else:
-            if best.step != best_step:
-                gone = f"the best checkpoint, of step {best_step}, is not there any more"
-                warn(f"{gone}: best_val_nats is that of step {best.step}")
-            best_step = best.step
-            best_val, best_error = val_loss(exp.placement.put(best.params))
+    steps = exp.config.train.steps
+    best_step, best_val, best_error = steps, val_nats, val_error
+    if progress.best_step != steps and (best := _best(workdir, progress.best_step, warn)):
+        best_step, (best_val, best_error) = best.step, val_loss(exp.placement.put(best.params))
     whole = exp.splits["val"]
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
@@ -201,6 +192,19 @@ def measure(
         figures["start"] = {**exp.start.facts, "after": after}
         del figures["start"]["config"]  # run.json and each checkpoint have it
     return figures
+
+
+def _best(workdir: Path, step: int | None, warn: Callable) -> run.Run | None:
+    """The run at its best checkpoint, of ``step`` unless that is gone; None: it cannot be read."""
+    try:
+        best = run.open_run(workdir, "best")
+    except UserError as error:  # a night's run still has its last parameters
+        warn(f"{error}; best_val_nats is that of the last step")
+        return None
+    if best.step != step:
+        gone = f"the best checkpoint, of step {step}, is not there any more"
+        warn(f"{gone}: best_val_nats is that of step {best.step}")
+    return best
 
 
 def _spread(figures: dict[str, Any], exp: Experiment, split: str) -> str:
