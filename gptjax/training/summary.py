@@ -160,7 +160,6 @@ def measure(
     best_step, best_val, best_error = steps, val_nats, val_error
     if progress.best_step != steps and (best := _best(workdir, progress.best_step, warn)):
         best_step, (best_val, best_error) = best.step, val_loss(exp.placement.put(best.params))
-    whole = exp.splits["val"]
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
     figures = {
@@ -171,9 +170,7 @@ def measure(
         "final_val_nats_error": val_error,
         "best_val_nats": best_val,
         "best_val_nats_error": best_error,
-        "final_val_bits_per_character": bits_per(whole.characters, val_nats, whole),
-        "final_val_bits_per_byte": bits_per(whole.n_bytes, val_nats, whole),
-        "best_val_bits_per_byte": bits_per(whole.n_bytes, best_val, whole),
+        **_in_bits(exp, val_nats, best_val),
         "best_step": best_step,
         "steps": steps,
         "train_seconds": progress.train_seconds,
@@ -205,6 +202,16 @@ def _best(workdir: Path, step: int | None, warn: Callable) -> run.Run | None:
         gone = f"the best checkpoint, of step {step}, is not there any more"
         warn(f"{gone}: best_val_nats is that of step {best.step}")
     return best
+
+
+def _in_bits(exp: Experiment, final_nats: float, best_nats: float) -> dict[str, float | None]:
+    """The losses of val as they compare with those of other tokens; None where no text is made."""
+    val = exp.splits["val"]
+    return {
+        "final_val_bits_per_character": bits_per(val.characters, final_nats, val),
+        "final_val_bits_per_byte": bits_per(val.n_bytes, final_nats, val),
+        "best_val_bits_per_byte": bits_per(val.n_bytes, best_nats, val),
+    }
 
 
 def _spread(figures: dict[str, Any], exp: Experiment, split: str) -> str:

@@ -259,6 +259,8 @@ def test_the_older_way_to_write_gpt2s_is_read():
     assert found.vocab_size == LEARNT.vocab_size and found.end_id == LEARNT.end_id
     text = PARAGRAPH + "<|endoftext|>é"
     np.testing.assert_array_equal(found.encode(text), LEARNT.encode(text))
+    old["post_processor"] = {"type": "TemplateProcessing"}  # as transformers saves it
+    assert bpe.read(json.dumps(old)) == found
 
 
 def test_without_an_end_of_text_another_special_token_or_a_new_line_ends_one():
@@ -310,13 +312,13 @@ HOSTILE = [
     (having(TOP, pre_tokenizer={"type": "Whitespace"}), "'Whitespace'"),
     (having(TOP, pre_tokenizer=None), "pre_tokenizer"),
     (having(TOP, decoder=None), "decoder"),
-    (having(TOP, post_processor={"type": "TemplateProcessing"}), "'TemplateProcessing'"),
     (having(lambda said: said["pre_tokenizer"], add_prefix_space=True), "adds a space"),
     (having(lambda said: said["pre_tokenizer"], use_regex=False), "does not cut"),
     (having(ADDED, id=9000), "id 300 is missing"),
     (having(ADDED, id=7), "twice"),
     (having(ADDED, id=True), "id True"),
     (having(ADDED, content="a"), "two ids"),
+    (having(ADDED, content="ĠaĠa"), "as tokens of bytes are"),
     (having(ADDED, content=""), "empty"),
     (having(ADDED, content="a b"), "over a space"),
     (having(ADDED, content="x" * 2000), "too long"),
