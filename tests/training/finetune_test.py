@@ -170,17 +170,17 @@ def test_a_run_that_is_not_there_or_cannot_learn_is_refused(bases, text, tmp_pat
         tune(tiny_runs.config(text, "gpt", **LORA), tmp_path / "new", monkeypatch)
 
 
-def test_a_character_that_the_run_does_not_know_names_the_run(bases, tmp_path, monkeypatch):
+def test_a_character_that_the_run_does_not_know_names_the_run(bases, tmp_path):
     odd = tmp_path / "odd.txt"
     odd.write_text("abcdefg\n" * 60 + "é" * 20, encoding="utf-8")
     with pytest.raises(UserError, match=f"'é'.*the tokenizer is that of {bases['gpt']}"):
-        tune(tuned(odd, bases["gpt"]), tmp_path / "run", monkeypatch)
+        experiment.build_to_train(tuned(odd, bases["gpt"]), tmp_path / "run")
 
 
 # ---- the run ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, NAMED, LORA], ids=["all", "named", "lora"])
+@pytest.mark.parametrize("changes", [{}, LORA | NAMED], ids=["all", "lora and named"])
 def test_stopped_anywhere_it_goes_on_to_the_same_bits_without_the_run_it_began_with(
     changes, bases, other, tmp_path, monkeypatch
 ):

@@ -42,9 +42,9 @@ def batches(n, parts=1):
     return Batch(x, (x + 1) % V, np.ones(x.shape, np.float32))
 
 
-def state_of(tuning, tx, params=None):
+def state_of(tuning, tx):
     model = models.build(tuning.model, V)
-    return model, init_state(model, tx, SEED, tuning, params)
+    return model, jax.jit(functools.partial(init_state, model, tx, SEED, tuning))()
 
 
 def after(tuning, tx, n=1, parts=1, rate=0.1):
