@@ -6,7 +6,8 @@ model, on another text of this length; what another seed would change is not in 
     python -m gptjax.evaluate --workdir=runs/gpt-small --split=train --json
     python -m gptjax.evaluate --workdir=runs/gpt-small --text_file=letter.txt --per_token
 
-In: a work folder. Out: nats and bits per token and per character, perplexity, count of tokens.
+In: a work folder. Out: nats and bits per token, per character and per byte, which compares runs
+with other tokens; perplexity, count of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gptjax.cli import main as cli
 from gptjax.data.text_file import read_text
 from gptjax.errors import UserError
 from gptjax.evaluation import run_table
-from gptjax.monitoring.console import Terminal
+from gptjax.monitoring.console import Terminal, padded
 
 if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
     from gptjax.checkpoints.run import Run
@@ -66,9 +67,11 @@ def main(args: Any) -> int:
     if error is not None:
         print(textwrap.fill(f"±: {run_table.ERROR_MEANS}", 98, subsequent_indent="  "))
     if tokens:
-        print(f"\n{'row':>6} {'token':<12} {'probability':>11} {'nats':>8} {'rank':>6}")
-    for token in tokens:
-        print("{row:>6} {text:<12} {probability:>11.6f} {nats:>8.4f} {rank:>6}".format_map(token))
+        texts = padded(["token", " " * 12, *(token["text"] for token in tokens)])
+        print(f"\n{'row':>6} {texts[0]} {'probability':>11} {'nats':>8} {'rank':>6}")
+        for token, text in zip(tokens, texts[2:], strict=True):
+            figures = "{probability:>11.6f} {nats:>8.4f} {rank:>6}".format_map(token)
+            print(f"{token['row']:>6} {text} {figures}")
     return 0
 
 
@@ -123,7 +126,7 @@ def _figures(blocks: Blocks, split: Split) -> dict[str, Any]:
 
     nats, error = run_table.mean_and_error(blocks)
     both = {"nats_per_token": nats, "nats_per_token_error": error}
-    return both | figures(nats, split.n_predicted, split.characters)
+    return both | figures(nats, split)
 
 
 def _unknown(tok: Tokenizer, split: Split) -> dict[str, float]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from gptjax.cli import main as cli
 from gptjax.errors import UserError
-from gptjax.monitoring.console import Terminal, shown
+from gptjax.monitoring.console import Terminal, padded, shown
 from gptjax.runtime.object_store import is_remote
 
 if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
@@ -32,10 +32,10 @@ BAR = 40  # columns of the longest bar
 
 def bars(labels: Sequence[str], values: Sequence[float]) -> str:
     """Numbers as lines of text: label, value, and a bar as long as it is large."""
-    scale, width = BAR / max(*values, 1e-9), max(map(len, labels))
+    scale = BAR / max(*values, 1e-9)
     return "\n".join(
-        f"{label:>{width}}  {value:.4f}  {'█' * round(scale * value)}".rstrip()
-        for label, value in zip(labels, values, strict=True)
+        f"{label}  {value:.4f}  {'█' * round(scale * value)}".rstrip()
+        for label, value in zip(padded(labels, left=False), values, strict=True)
     )
 
 

@@ -58,7 +58,7 @@ def replay_lines(config: Config, workdir: str | Path, step: int) -> Iterator[str
 
         told = functools.partial(terminal.busy, f"replaying to step {step}")
         within = mirror.reading(workdir, "every")
-        exp = experiment.build(config, resume.learnt_tokenizer(within))
+        exp = experiment.build(config, tok=resume.learnt_tokenizer(within))
         found = nonfinite.replay(exp, within, step, told)
     yield from nonfinite.lines(found)
 

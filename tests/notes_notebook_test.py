@@ -58,6 +58,7 @@ def test_it_runs_from_the_first_cell_to_a_gpt_that_writes(tmp_path):
     assert len(ids) == 2, "page 6 by hand and by the package"
     assert "(4, 8, 2) True True" in output and "209729 parameters" in output
     assert "loss 1.5770" in output
+    assert "learnt the same pairs: True" in output and "the|␣wea|ther|" in output
     for name in ("ladder/compare.png", "names/plane.png", "gpt/loss.png"):
         assert f"displayed: {tmp_path / 'runs'}/{name}" in output
     assert "ladder-embed" in output and "count bigram" in output

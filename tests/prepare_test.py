@@ -44,6 +44,7 @@ def assert_same(found, text, tok):
     assert found.tokenizer == tok
     for split, part in split_stream(text).items():
         assert found.splits[split].characters == len(part)
+        assert found.splits[split].n_bytes == len(part.encode())
         np.testing.assert_array_equal(found.splits[split].tokens, tok.encode(part))
 
 
@@ -52,7 +53,7 @@ def assert_same(found, text, tok):
     parts=st.lists(st.sampled_from(AWKWARD), min_size=2, max_size=60),
     mark=st.booleans(),
     block=st.integers(1, 9),
-    kind=st.sampled_from([("char", 1), ("byte", 1), ("word", 1), ("word", 2)]),
+    kind=st.sampled_from([("char", 1), ("byte", 1), ("word", 1), ("word", 2), ("bpe", 1, 259)]),
 )
 def test_the_tokens_are_those_of_the_whole_text(tmp_path_factory, parts, mark, block, kind):
     folder, config = tmp_path_factory.mktemp("prepare"), TokenizerConfig(*kind)
@@ -63,8 +64,8 @@ def test_the_tokens_are_those_of_the_whole_text(tmp_path_factory, parts, mark, b
         patch.setattr(token_files, "SHARD_BYTES", 4 * block)
         try:
             text = text_file.read_text(str(path))
-            split_stream(text)
-            tok = tokenizers.build(config, text)
+            learnt_from = split_stream(text)["train"] if config.kind == "bpe" else text
+            tok = tokenizers.build(config, learnt_from)
         except UserError as error:
             with pytest.raises(UserError) as ours:
                 made(path, folder / "out", config)
@@ -73,6 +74,33 @@ def test_the_tokens_are_those_of_the_whole_text(tmp_path_factory, parts, mark, b
         assert_same(made(path, folder / "out", config), text, tok)
     names = sorted(os.listdir(folder / "out"))
     assert "tokens.json" in names and not [name for name in names if name.endswith(".part")]
+
+
+def test_byte_pairs_of_a_large_text_are_learnt_from_a_sample_of_all_of_it(tmp_path, monkeypatch):
+    words = [f"{chr(97 + n // 40)}{chr(97 + n % 26)}er" * 2 for n in range(900)]
+    text = " ".join(words) + " " + "xyzzy" * 9 + " zyx" * 90
+    (tmp_path / "a.txt").write_text(text)
+    monkeypatch.setattr(text_file, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(prepare, "LEARNT_FROM", 2000)
+    seen = []
+    learn = tokenizers.learn
+    monkeypatch.setattr(
+        tokenizers,
+        "learn",
+        lambda c, texts, *rest: learn(c, seen.append(list(texts)) or seen[0], *rest),
+    )
+    config = TokenizerConfig("bpe", 1, 290)
+    found = made(tmp_path / "a.txt", tmp_path / "out", config)
+    (parts,) = seen
+    assert 1700 < len("".join(parts)) <= 2100 < 0.3 * len(text)
+    ends = [text.find(part) / len(text) for part in parts]
+    assert ends == sorted(ends) and max(np.diff([0, *ends, 0.9])) < 0.06, "evenly spread"
+    assert found.tokenizer == tokenizers.bpe.train(parts, 290) and found.vocab_size == 290
+    for split, part in split_stream(text).items():
+        np.testing.assert_array_equal(found.splits[split].tokens, found.tokenizer.encode(part))
+    assert made(tmp_path / "a.txt", tmp_path / "out", config).tokenizer == found.tokenizer
+    with pytest.raises(UserError, match="another text or tokenizer"):
+        made(tmp_path / "a.txt", tmp_path / "out", TokenizerConfig("bpe", 1, 291))
 
 
 @pytest.mark.parametrize("kind", ["word", "char"])
@@ -221,8 +249,9 @@ def test_the_command_says_what_there_is_and_how_to_learn_from_it(call, path, tmp
         ("--path={t}/words.txt --out={t}", ["holds 'done'", "--out"]),
         ("--path={t}/words.txt --out={t}/words.txt", ["no folder", "--out"]),
         ("--path={t}/words.txt --out={t}/done --tokenizer=byte", ["another text or tokenizer"]),
-        ("--path={t}/words.txt --out={t}/x --tokenizer=bpe", ["char or word or byte"]),
+        ("--path={t}/words.txt --out={t}/x --tokenizer=bpf", ["char or word or byte or bpe"]),
         ("--path={t}/words.txt --out={t}/x --min_count=2", ["min_count=2", "word"]),
+        ("--path={t}/words.txt --out={t}/x --vocab_size=300", ["vocab_size=300", "'bpe'"]),
         ("--path={t}/words.txt --out={t}/x --tokenizer=word --min_count=999", ["min_count=999"]),
         ("--verify={t}/x", ["without tokens.json"]),
         ("--verify={t}", ["without tokens.json"]),

@@ -20,7 +20,7 @@ from typing import Any
 from gptjax.aot import targets
 from gptjax.cli import main as cli
 from gptjax.config import parse
-from gptjax.config.schema import Config, fields
+from gptjax.config.schema import BPE_VOCABULARY, Config, fields
 from gptjax.errors import UserError, did_you_mean
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import compilation_cache
@@ -127,6 +127,8 @@ def vocab_size(config: Config, given: int | None) -> int:
         return given
     if config.tokenizer.kind == "byte":
         return BYTES
+    if config.tokenizer.kind == "bpe":
+        return config.tokenizer.vocab_size or BPE_VOCABULARY
     if config.tokenizer.kind == "word" or config.data.path:
         what = config.data.path or f"the words of {config.data.name}"
         raise UserError(f"{what} is not read: say with --vocab_size how many tokens there are")

@@ -20,8 +20,9 @@ from gptjax.checkpoints import run as runs
 from gptjax.checkpoints.run import Run
 from gptjax.compare import RUNG_BEFORE
 from gptjax.config import schema
+from gptjax.data.dataset import Split
 from gptjax.errors import UserError, did_you_mean
-from gptjax.evaluation import baselines, run_table
+from gptjax.evaluation import baselines, loss_eval, run_table
 from gptjax.evaluation.flops import training_flops_per_token
 from gptjax.evaluation.run_table import Blocks, Line, Table
 from gptjax.monitoring import metrics, plots
@@ -41,6 +42,7 @@ class Measured:
     workdir: Path
     run: Run
     line: Line
+    val: Split
     blocks: Blocks
     simpler: Mapping[str, Blocks]
     records: Sequence[Mapping[str, Any]]
@@ -51,6 +53,15 @@ class Measured:
         """What may tell it from another run, by dotted path."""
         fields = schema.fields(self.run.config)
         return {f.path: f.value for f in fields if not {f.path, f.path.split(".")[0]} & _BESIDE}
+
+    @property
+    def same_text(self) -> tuple[Any, ...] | None:
+        """What runs share that are asked for one text, whatever their tokens; None: unknown."""
+        if not self.val.n_bytes or not self.run.data:
+            return None
+        config, is_items = self.run.config, self.run.items  # which the seed deals out
+        dealt = (config.seed, config.data.split) if is_items else ()
+        return (self.run.data["sha256"], is_items, *dealt)
 
     @property
     def setting(self) -> str:
@@ -77,17 +88,21 @@ def compare(
         for notice in run.notices:
             terminal.warn(f"{workdir}: {notice}")
         found.append(_measure(name, workdir, run, known, terminal))
-    lines = _lines(found, _before(found, over))
+    lines, val = _lines(found, _before(found, over)), found[0].val
     notes = [note for one in found for note in one.notes]
     if len({one.blocks.text for one in found}) == 1:
         simpler = found[0].simpler
+        losses = {name: run_table.mean_and_error(simpler[name]) for name in baselines.NAMES}
         lines[:0] = [
-            Line("baseline", n, *run_table.mean_and_error(simpler[n])) for n in baselines.NAMES
+            Line("baseline", name, *loss, loss_eval.bits_per(val.n_bytes, loss[0], val))
+            for name, loss in losses.items()
         ]
     else:
+        one_text = None not in (texts := {one.same_text for one in found}) and len(texts) == 1
+        how = "bits per byte do, and" if one_text else "and"
         notes.append(
-            "not all runs learnt from the same tokens and were asked for the same: their losses do "
-            "not compare, and no gain of one over another is shown"
+            "not all runs learnt from the same tokens and were asked for the same: their losses "
+            f"per token do not compare, {how} no gain of one over another is shown"
         )
     over = over if any(line.gained is not None for line in lines) else ""
     said = which if isinstance(which, str) else f"step {which}"
@@ -112,11 +127,12 @@ def _measure(
     if text not in known:
         known[text] = baselines.baselines(exp.splits, run.tokenizer.vocab_size, text)
     summary, notes = runs.summary(workdir) or {}, []
-    speed = summary.get("tokens_per_second")
+    speed, loss = summary.get("tokens_per_second"), run_table.mean_and_error(blocks)
     line = Line(
         "run",
         name,
-        *run_table.mean_and_error(blocks),
+        *loss,
+        bits_per_byte=loss_eval.bits_per(val.n_bytes, loss[0], val),
         folder=str(workdir),
         seed=run.config.seed,
         steps=summary.get("steps", directory.last(workdir)),
@@ -135,7 +151,7 @@ def _measure(
             f"{name}: the rows of its softmax are {mean:.4f} from the counts in total variation "
             f"(mean over the training text; the farthest {most:.4f})"
         )
-    return Measured(name, workdir, run, line, blocks, known[text], records, notes)
+    return Measured(name, workdir, run, line, val, blocks, known[text], records, notes)
 
 
 def _baseline(names: Sequence[str], workdirs: Sequence[Path], asked: str) -> str:

@@ -181,15 +181,26 @@ def probabilities(
     return seen, p / p.sum(axis=1, keepdims=True)
 
 
-def figures(nats_per_token: float, tokens: int, characters: int) -> dict[str, float | int]:
-    """A loss, the mean of ``tokens`` predictions, in nats and bits, perplexity per token.
+def figures(nats_per_token: float, split: Split) -> dict[str, float | int]:
+    """A loss, the mean over the predictions of a split, in nats and bits, perplexity per token.
 
-    It is given per character too, unless ``characters``, which the tokens stand for, is 0: no text.
+    It is given per character and byte too, unless the split does not say how many they stand for.
     """
+    tokens = split.n_predicted
     found = {"nats_per_token": nats_per_token, "bits_per_token": nats_per_token / math.log(2)}
-    if characters:
-        per_character = nats_per_token * tokens / characters
-        found["nats_per_character"] = per_character
-        found["bits_per_character"] = per_character / math.log(2)
+    if split.characters:
+        found["nats_per_character"] = nats_per_token * tokens / split.characters
+        found["bits_per_character"] = bits_per(split.characters, nats_per_token, split)
+    if split.n_bytes:
+        found["bits_per_byte"] = bits_per(split.n_bytes, nats_per_token, split)
     found["perplexity"] = math.exp(nats_per_token) if nats_per_token < 700 else math.inf
-    return found | {"tokens": tokens} | ({"characters": characters} if characters else {})
+    sizes = {"tokens": tokens, "characters": split.characters, "bytes": split.n_bytes}
+    return found | {name: n for name, n in sizes.items() if n}
+
+
+def bits_per(n: int, nats_per_token: float, split: Split) -> float | None:
+    """A split's loss in bits per each of the ``n`` characters or bytes it stands for; None of 0.
+
+    Unlike a loss per token it compares runs whose tokens differ.
+    """
+    return nats_per_token * split.n_predicted / n / math.log(2) if n else None

@@ -50,6 +50,7 @@ def table(run: Run) -> np.ndarray:
 def find(run: Run, words: Sequence[str]) -> list[int]:
     """The ids of tokens given as text; UserError names the nearest known one."""
     known = {name: i for i, name in enumerate(names(run))}
+    words = list(map(run.tokenizer.as_shown, words))
     for word in words:
         if word not in known:
             raise UserError(

@@ -23,6 +23,7 @@ ERROR_MEANS = (
 MEANS = {
     "±": f"{ERROR_MEANS}. Of a gain it is that of the difference on the same text.",
     "sd": "sample standard deviation over the seeds: it holds what a seed changes",
+    "bits per byte": "the val loss per byte of text (UTF-8), which compares runs with other tokens",
     "training, s": "seconds of all steps, without compiling, evaluating and saving",
 }
 
@@ -47,6 +48,7 @@ class Line:
     name: str
     val_nats: float
     error: float | None = None  # of the choice of text, as is gained_error
+    bits_per_byte: float | None = None  # of val, the same loss
     deviation: float | None = None  # over the seeds, of a line of seeds, as is gained_deviation
     gained: float | None = None
     gained_error: float | None = None
@@ -101,6 +103,7 @@ def mean_of_seeds(name: str, lines: Sequence[Line]) -> Line:
         return float(np.mean(known)), float(np.std(known, ddof=1))
 
     val, deviation = mean_and_deviation(line.val_nats for line in lines)
+    bits, _ = mean_and_deviation(line.bits_per_byte for line in lines)
     gained, gained_deviation = mean_and_deviation(line.gained for line in lines)
     seconds, _ = mean_and_deviation(line.seconds for line in lines)
     one = lines[0]
@@ -109,6 +112,7 @@ def mean_of_seeds(name: str, lines: Sequence[Line]) -> Line:
         f"{name}: mean of {len(lines)} seeds",
         val,
         deviation=deviation,
+        bits_per_byte=bits,
         gained=gained,
         gained_deviation=gained_deviation,
         steps=one.steps,
@@ -173,6 +177,7 @@ class Table:
         """For a program: everything, with what the figures mean."""
         sd = f"nats per token; {MEANS['sd']}"
         means = {"deviation": sd, "gained_deviation": sd, "seconds": MEANS["training, s"]}
+        means["bits_per_byte"] = MEANS["bits per byte"]
         means |= {"error": MEANS["±"], "gained_error": MEANS["±"]}
         lines = [{name: getattr(line, name) for name in _fields()} for line in self.lines]
         said = {"checkpoint": self.checkpoint, "gained_over": self.gained_over}
@@ -186,6 +191,8 @@ class Table:
         said = [f"val loss: exact, over the whole val split, of {of}"]
         if any(line.error is not None for line in self.lines):
             said.append(f"±: {MEANS['±']}")
+        if any(line.bits_per_byte is not None for line in self.lines):
+            said.append(f"bits per byte: {MEANS['bits per byte']}")
         if any(line.deviation is not None for line in self.lines):
             said.append(f"sd: {MEANS['sd']}")
         if any(line.seconds is not None for line in self.lines):
@@ -204,6 +211,7 @@ class Table:
         columns: list[tuple[str, Callable[[Line], str]]] = [
             ("run", lambda line: line.name),
             ("val loss,\nnats/token", lambda line: _figure(line.val_nats, line, "")),
+            ("bits per\nbyte", lambda line: _number(line.bits_per_byte, ".4f")),
             (f"gained over\n{self.gained_over}", lambda ln: _figure(ln.gained, ln, "gained_")),
             ("seed", lambda line: _number(line.seed, "")),
             ("steps", lambda line: _number(line.steps, ",")),

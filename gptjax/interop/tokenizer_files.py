@@ -1,16 +1,17 @@
 """A tokenizer in Hugging Face's files, written and read: ``tokenizer.json`` and what is beside it.
 
-``write`` makes of each of our kinds a ``tokenizer.json`` with the same ids, which ``transformers``
-loads with nothing of ours installed:
+``write`` makes of each of our kinds a ``tokenizer.json`` with the same ids and texts:
 
-- char: a table of characters, each character cut off by itself. What is not in the vocabulary is
-  refused there, too ("Missing [UNK] token"): a character has no token for the unknown ones.
-- word: a table of words, cut by the expression of ``data/tokenizers.py``, the unknown ones id 0.
-- byte: GPT-2's alphabet of 256 printable characters for the bytes, without merges; id = byte.
+- char: a table of characters, each cut off by itself. What is not in the vocabulary is refused
+  there, too ("Missing [UNK] token"): no character stands for the unknown ones.
+- word: a table of words, cut by the expression of ``data/plain_tokenizers.py``; id 0 the unknown.
+- byte: GPT-2's alphabet of 256 visible characters for the bytes, without merges; id = byte.
 - bpe: its own file.
 
-``read`` gives each of them back, and takes a byte-level BPE of GPT-2's kind from anybody. No string
-but BPE's end of text has a meaning of its own within a text, on either side: "<unk>" is 3 words.
+``transformers.AutoTokenizer`` loads it with nothing of ours installed; ``GPT2Tokenizer`` would cut
+it in its own way, and leave out what it lacks. ``read`` gives each of them back, and takes a
+byte-level BPE of GPT-2's kind from anybody. But for what a BPE names among its added tokens, no
+string within a text has a meaning of its own, on either side: "<unk>" is three pieces.
 """
 
 import functools

@@ -33,6 +33,7 @@ from gptjax.models.precision import Precision
 from gptjax.models.rungs import RungLanguageModel
 
 LARGEST_TABLE = 2**25  # entries of an ngram's table: 134 MB
+LARGEST_TRAINED = 2**28  # of a bigram's: 1 GB, and with its gradients and averages four times that
 
 
 def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
@@ -41,10 +42,15 @@ def build(config: ModelConfig, vocab_size: int, start_id: int = 0) -> nn.Module:
     "auto" is for ``runtime.fast_paths`` to decide: what is left of it is the notes' plain float32.
 
     Raises:
-      UserError: an ngram whose table would not fit in memory.
+      UserError: an ngram or a bigram whose table would not fit in memory.
     """
     c, V = config, vocab_size
     if c.kind == "bigram":
+        if V * V > LARGEST_TRAINED:
+            raise UserError(
+                f"model.kind='bigram' is a table of {V:,} x {V:,} tokens, and {LARGEST_TRAINED:,} "
+                "entries are the most: use a smaller vocabulary, or model.kind=bigram_embed"
+            )
         return BigramLanguageModel(V)
     if c.kind == "bigram_embed":
         return BigramEmbedLanguageModel(V, c.block_size, c.n_embd)

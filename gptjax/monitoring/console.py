@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ from gptjax.errors import harmless
 from gptjax.monitoring.param_table import ParamRow, fold
 from gptjax.processes import cluster
 
-_ASCII = str.maketrans({"…": "...", "–": "-", "×": "x", "━": "=", "─": "-", "│": "|"})
+_ASCII = str.maketrans({"…": "...", "–": "-", "×": "x", "━": "=", "─": "-", "│": "|", "␣": "_"})
 
 
 def _replace(error: UnicodeEncodeError) -> tuple[str, int]:
@@ -260,6 +261,13 @@ def _console(stream: TextIO, live: bool) -> Console:
     fixed = {"force_terminal": live, "force_jupyter": False, "highlight": False}
     color, width = ("auto", None) if live else (None, 100)
     return _Console(file=stream, color_system=color, width=width, **fixed)
+
+
+def padded(texts: Sequence[str], left: bool = True) -> list[str]:
+    """Texts of one width on a terminal, where many characters (CJK) are two columns wide."""
+    width = max(map(cell_len, texts))
+    spaces = (" " * (width - cell_len(text)) for text in texts)
+    return [text + pad if left else pad + text for text, pad in zip(texts, spaces, strict=True)]
 
 
 def shown(text: str) -> str:

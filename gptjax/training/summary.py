@@ -16,6 +16,7 @@ from gptjax.config import schema
 from gptjax.data import corpora
 from gptjax.errors import UserError
 from gptjax.evaluation.baselines import block_losses
+from gptjax.evaluation.loss_eval import bits_per
 from gptjax.evaluation.run_table import mean_and_error
 from gptjax.monitoring import metrics, plots
 from gptjax.monitoring.console import Terminal, duration
@@ -96,6 +97,7 @@ def measure(
                 warn(f"{gone}: best_val_nats is that of step {best.step}")
             best_step = best.step
             best_val, best_error = val_loss(exp.placement.put(best.params))
+    whole = exp.splits["val"]
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
     return {
@@ -106,6 +108,9 @@ def measure(
         "final_val_nats_error": val_error,
         "best_val_nats": best_val,
         "best_val_nats_error": best_error,
+        "final_val_bits_per_character": bits_per(whole.characters, val_nats, whole),
+        "final_val_bits_per_byte": bits_per(whole.n_bytes, val_nats, whole),
+        "best_val_bits_per_byte": bits_per(whole.n_bytes, best_val, whole),
         "best_step": best_step,
         "steps": steps,
         "train_seconds": progress.train_seconds,
@@ -142,6 +147,9 @@ def last_page(exp: Experiment, workdir: Path, terminal: Terminal, figures: dict[
     of_train, of_val = (_spread(figures, exp, split) for split in ("train", "val"))
     both = f"train {train:.4f}{of_train}, val {val:.4f}{sure}{of_val}{of_best}"
     say(f"exact loss, nats per token: {both}")
+    if (bits := figures.get("final_val_bits_per_byte")) is not None:
+        per_character = figures["final_val_bits_per_character"]
+        say(f"val, bits: {bits:.4f} per byte, {per_character:.4f} per character")
     say(_took(figures))
 
 

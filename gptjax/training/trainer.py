@@ -45,7 +45,7 @@ def fit(config: Config, workdir: Path, terminal: Terminal, no_band: str = "") ->
         # A run that is continued with its own config must not be measured against it.
         held_to = dataclasses.replace(config, expected={}) if no_band else config
         tok = resume.learnt_tokenizer(workdir)
-        exp = experiment.build(held_to, tok, say=terminal.note, told=terminal.busy)
+        exp = experiment.build(held_to, tok=tok, say=terminal.note, told=terminal.busy)
         exp.tokenizer.encode(config.sample.prompt)  # what it lacks is said before any folder
         exp.require_memory()
     with contextlib.ExitStack() as open_:

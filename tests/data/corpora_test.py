@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gptjax.config.schema import DataConfig
-from gptjax.data import corpora
+from gptjax.config.schema import DataConfig, TokenizerConfig
+from gptjax.data import corpora, dataset
 from gptjax.data.fetch import download
 from gptjax.errors import UserError
 from gptjax.runtime import devices
@@ -316,3 +317,74 @@ def test_a_stream_of_one_character_is_refused(write):
 def test_reading_a_corpus_does_not_load_jax():
     code = "import sys, gptjax.data.corpora; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---- encoded texts that are kept ---------------------------------------------------------------
+
+
+@pytest.fixture
+def long_text(write, monkeypatch):
+    monkeypatch.setattr(corpora, "WORTH_KEEPING", 300)
+    path = write("the cat sat on the mat; é\n" * 99, "long.txt")
+    text = corpora.load(DataConfig(path=path), seed=0)
+    return text, text.tokenizer(TokenizerConfig("bpe", vocab_size=271))
+
+
+def encoded(text, tok):
+    """The ids of each split, what was said, and what was told while encoding."""
+    said, told = [], []
+    splits = text.encoded(tok, said.append, lambda *what: told.append(what))
+    assert [len(split) for split in splits.values()] == [len(t) for t in text.splits.values()]
+    built = dataset.build(splits, tok, SimpleNamespace(block_size=5, lookback=0), items=False)
+    return {name: split.tokens.tolist() for name, split in built.items()}, said, told
+
+
+def test_a_long_text_is_encoded_once(long_text, monkeypatch):
+    text, tok = long_text
+    expected = {name: tok.encode(part).tolist() for name, part in text.splits.items()}
+    ids, said, told = encoded(text, tok)
+    assert ids == expected and said == []
+    assert told[-1] == ("encoding train", len(text.splits["train"]), len(text.splits["train"]))
+    (path,) = (devices.cache_dir() / "encoded").iterdir()  # val is short
+    monkeypatch.setattr(type(tok), "encode_each", lambda *_: pytest.fail("encoded again"))
+    assert text.encoded(tok)["train"].tokens.tolist() == expected["train"]
+    monkeypatch.undo()
+
+
+def test_another_text_or_tokenizer_has_a_file_of_its_own(long_text, write, monkeypatch):
+    text, tok = long_text
+    encoded(text, tok)
+    other = text.tokenizer(TokenizerConfig("bpe", vocab_size=263))
+    assert encoded(text, other)[0]["train"] == other.encode(text.splits["train"]).tolist()
+    path = write("the cat sat on the mat; è\n" * 99, "long.txt")
+    changed = corpora.load(DataConfig(path=path), seed=0)
+    assert encoded(changed, tok)[0]["train"] == tok.encode(changed.splits["train"]).tolist()
+    assert len(list((devices.cache_dir() / "encoded").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-1], lambda d: d[:9], lambda d: d[:-1] + b"\xff", bytes]
+)
+def test_a_damaged_file_is_made_anew(damage, long_text):
+    text, tok = long_text
+    expected, _, _ = encoded(text, tok)
+    (path,) = (devices.cache_dir() / "encoded").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole) if damage is not bytes else b"")
+    assert encoded(text, tok)[0] == expected and path.read_bytes() == whole
+
+
+def test_where_nothing_can_be_kept_that_is_said_and_the_run_goes_on(long_text, tmp_path):
+    text, tok = long_text
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    ids, said, _ = encoded(text, tok)
+    assert ids["train"] == tok.encode(text.splits["train"]).tolist()
+    assert len(said) == 1 and "encodes it again: set GPTJAX_CACHE_DIR" in said[0]
+
+
+def test_characters_and_items_are_encoded_as_before(long_text, write):
+    text, _ = long_text
+    assert text.encoded(text.tokenizer(TokenizerConfig())) is text.splits
+    items = corpora.load(DataConfig(path=write(NAMES), kind="items"), seed=0)
+    assert items.encoded(items.tokenizer(TokenizerConfig("bpe"))) is items.splits
+    assert not (devices.cache_dir() / "encoded").exists()

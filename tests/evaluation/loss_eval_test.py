@@ -10,7 +10,7 @@ import pytest
 from gptjax import models
 from gptjax.config.schema import ModelConfig
 from gptjax.data.batching import Batch, whole_split
-from gptjax.data.dataset import cut_items, cut_stream, skip_gram
+from gptjax.data.dataset import Split, cut_items, cut_stream, skip_gram
 from gptjax.errors import UserError
 from gptjax.evaluation import loss_eval
 from gptjax.evaluation.loss_eval import Evaluator
@@ -225,19 +225,23 @@ def test_logits_that_are_not_finite_are_an_error(case):
 
 
 def test_one_figure_in_every_unit():
-    found = loss_eval.figures(math.log(8), tokens=10, characters=30)
+    split = Split(np.zeros(11, np.int32), 4, 0, characters=30, n_bytes=40)
+    found = loss_eval.figures(math.log(8), split)
     assert found["bits_per_token"] == pytest.approx(3) and found["perplexity"] == pytest.approx(8)
     assert found["bits_per_character"] == pytest.approx(1)
+    assert found["bits_per_byte"] == pytest.approx(3 / 4)
     assert found["nats_per_character"] == pytest.approx(math.log(2))
     assert (found["nats_per_token"], found["tokens"], found["characters"]) == (math.log(8), 10, 30)
+    assert found["bytes"] == 40
 
 
 def test_where_no_text_is_made_of_the_predictions_there_is_no_figure_per_character():
-    found = loss_eval.figures(math.log(8), tokens=10, characters=SPLITS["bigram"].characters)
+    found = loss_eval.figures(math.log(8), SPLITS["bigram"])
+    assert not SPLITS["bigram"].characters
     assert set(found) == {"nats_per_token", "bits_per_token", "perplexity", "tokens"}
 
 
 def test_a_loss_beyond_all_perplexity_is_still_a_report():
-    found = loss_eval.figures(1e4, 10, 10)
+    found = loss_eval.figures(1e4, Split(np.zeros(11, np.int32), 4, 0, characters=10))
     assert found["perplexity"] == math.inf and found["nats_per_token"] == 1e4
     assert json.loads(json.dumps(metrics.plain(found)))["perplexity"] is None

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gptjax.data import bpe
 from gptjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from gptjax.generation.stopping import RowText
 
 BYTES, CHARS = ByteTokenizer(), CharTokenizer("\nabcdé")
+PAIRS = bpe.train(["aé€😀 €é a€😀é €a " * 9], 281)
 
 
 def look_at(tok, text, ends, stop=(), items=False, prompt=""):
@@ -73,13 +75,17 @@ def test_after_its_end_a_row_says_no_more():
     made=st.lists(st.sampled_from(list("aé€😀".encode()) + [0x80, 0xC3, 0xF0]), max_size=30),
     stop=st.lists(st.sampled_from(["a", "é", "a€", "é😀", "\ufffd", "\ufffda", "aé€"]), max_size=2),
     cuts=st.sets(st.integers(1, 29)),
+    tok=st.sampled_from([BYTES, PAIRS]),
 )
-@example(made=list("aé€b".encode()), stop=["é", "aé€"], cuts={3})
-@example(made=list("aé€b".encode()), stop=["aé€", "€"], cuts={5})
-def test_whatever_bytes_come_and_whenever_one_looks_the_text_is_one(made, stop, cuts):
+@example(made=list("aé€b".encode()), stop=["é", "aé€"], cuts={3}, tok=BYTES)
+@example(made=list("aé€b".encode()), stop=["aé€", "€"], cuts={5}, tok=BYTES)
+def test_whatever_bytes_come_and_whenever_one_looks_the_text_is_one(made, stop, cuts, tok):
+    if tok is PAIRS:  # tokens that end, and begin, in the middle of characters
+        made = [(7 * id) % PAIRS.vocab_size for id in made]
+
     def watch(cuts):
         ids = np.array(made, np.int32)
-        row = RowText(BYTES, "", ids[:0], tuple(stop), items=False)
+        row = RowText(tok, "", ids[:0], tuple(stop), items=False)
         told, begin = "", 0
         for end in sorted(c for c in cuts if c < len(made)) + [len(made)]:
             told += row.look(ids[begin:end], np.zeros(end - begin), end == len(made))
@@ -89,7 +95,7 @@ def test_whatever_bytes_come_and_whenever_one_looks_the_text_is_one(made, stop, 
     told, sample = watch(cuts)
     whole, plain = watch(())
     assert told == sample.text == plain.text == whole
-    assert BYTES.decode(sample.ids).startswith(sample.text)
-    expected = BYTES.decode(made)
+    assert tok.decode(sample.ids).startswith(sample.text)
+    expected = tok.decode(made)
     complete = [(expected.find(s) + len(s), expected.find(s)) for s in stop if s in expected]
     assert sample.text == expected[: min(complete, default=(None, None))[1]]

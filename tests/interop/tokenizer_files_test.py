@@ -79,6 +79,20 @@ def test_the_library_has_the_same_ids_and_texts(kind, tmp_path):
         assert library.decode_batch(ids, skip_special_tokens=False) == texts
 
 
+def test_words_of_a_python_that_knows_other_letters_are_read(tmp_path):
+    document = written(tmp_path, WordTokenizer((" ", "ab")))
+    pattern = document["pre_tokenizer"]["pattern"]
+    other = pattern["Regex"].replace(r"\x{41}-\x{5A}", "").replace(r"\x{61}-", r"\x{60}-")
+    assert len(pattern["Regex"]) - len(other) == 2 * len(r"\x{41}-\x{5A}")
+    for regex, known in ((other, True), (other.replace("+", "*"), False), (r"\w+", False)):
+        pattern["Regex"] = regex
+        (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+        if known:
+            assert tokenizer_files.read(tmp_path) == WordTokenizer((" ", "ab"))
+        else:
+            assert "WordLevel" in refused(tmp_path)
+
+
 def test_an_unknown_character_is_refused_on_both_sides_and_an_unknown_word_is_id_0(tmp_path):
     written(tmp_path, CharTokenizer("ab \n"))
     library = Library.from_file(str(tmp_path / "tokenizer.json"))
@@ -127,7 +141,8 @@ def older_files(folder, document, end_of_line="\n", header="#version: 0.2\n"):
     vocab = json.dumps(document["model"]["vocab"])
     (folder / "vocab.json").write_text(vocab, encoding="utf-8")
     text = header + "".join(f"{merge}\n" for merge in merges)
-    (folder / "merges.txt").write_bytes(text.replace("\n", end_of_line).encode())
+    data = text.replace("\n", end_of_line).encode("utf-8", "surrogatepass")
+    (folder / "merges.txt").write_bytes(data)
 
 
 @pytest.fixture
@@ -335,6 +350,21 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(kind, data, tmp_path_fact
     path.write_bytes(whole[:at] + data.draw(st.binary(max_size=3)) + whole[at + length :])
     with contextlib.suppress(UserError):
         assert isinstance(tokenizer_files.read(folder), Tokenizer)
+
+
+@given(data=st.data())
+def test_no_older_files_make_reading_fail_otherwise_than_by_one_line(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("older")
+    document = tokenizer_files._document(build_once("bpe"))
+    vocab, merges = document["model"]["vocab"].copy(), document["model"]["merges"].copy()
+    vocab[data.draw(st.sampled_from(sorted(vocab)) | st.text(max_size=3))] = data.draw(JSON)
+    merges.insert(data.draw(st.integers(0, len(merges))), data.draw(st.text(max_size=4)))
+    older_files(folder, {"model": {"vocab": vocab, "merges": merges}})
+    (folder / "added_tokens.json").write_text(json.dumps(data.draw(JSON)))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": data.draw(JSON)}))
+    with contextlib.suppress(UserError):
+        tok = tokenizer_files.read(folder)
+        assert tok.decode(tok.encode("the # #\n")) == "the # #\n"
 
 
 def test_bytes_need_no_table_of_their_own(tmp_path):

@@ -28,6 +28,12 @@ def build(kind, **changes):
     return models.build(ModelConfig(kind, **sizes | changes), V, START)
 
 
+def test_a_table_of_pairs_beyond_all_memory_is_refused_with_its_size():
+    assert models.build(ModelConfig("bigram"), 2**14).vocab_size == 2**14
+    with pytest.raises(UserError, match="50,257 x 50,257 tokens, and 268,435,456 entries"):
+        models.build(ModelConfig("bigram"), 50_257)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("length", [1, T, BLOCK])
 def test_logits_have_a_score_per_row_place_and_token(kind, length):

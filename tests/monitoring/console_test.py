@@ -282,3 +282,8 @@ def test_the_thread_that_says_so_ends_with_the_terminal(no_color, monkeypatch):
             thread.join(5)
             assert not thread.is_alive()
     assert screen(stream.getvalue())[-1] == ""  # gone at the end
+
+
+def test_texts_are_padded_by_the_columns_they_take():
+    assert console.padded(["漢字", "a", ""]) == ["漢字", "a   ", "    "]
+    assert console.padded(["a", "␣漢"], left=False) == ["  a", "␣漢"]
