@@ -240,7 +240,9 @@ def test_a_pattern_lists_its_runs_by_name_and_gains_are_over_counting(two_runs, 
         shutil.copytree(two_runs[run], tmp_path / "runs" / copy)
     pattern = str(tmp_path / "runs/*")
     assert compare.main(args(workdirs=pattern, out=str(tmp_path), markdown=True)) == 0
-    assert capsys.readouterr().out.startswith("| run | val loss, nats/token | gained over count bi")
+    assert capsys.readouterr().out.startswith(
+        "| run | val loss, nats/token | bits per byte | gained over count bi"
+    )
     rows = csv_rows(tmp_path)[3:]
     assert [Path(row["folder"]).name for row in rows] == ["r1", "r2", "r10"]
     assert [row["name"] for row in rows] == ["r1", "ladder-head", "r10"]

@@ -154,8 +154,8 @@ def split_report(tmp_path, capsys):
 def test_a_split_of_the_corpus_is_reported_beside_the_count_bigram(split_report):
     summary, report = split_report("gpt", "--split=train")
     names = "workdir step split nats_per_token nats_per_token_error bits_per_token"
-    names += " nats_per_character bits_per_character perplexity tokens characters"
-    names += " count_bigram_nats_per_token"
+    names += " nats_per_character bits_per_character bits_per_byte perplexity"
+    names += " tokens characters bytes count_bigram_nats_per_token"
     assert list(report) == names.split() and (report["split"], report["step"]) == ("train", 2)
     # All of it: the summary's is of a part as large as val.
     assert report["tokens"] > 5 * summary["final_train_tokens"] > 0

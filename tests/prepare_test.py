@@ -94,7 +94,7 @@ def test_byte_pairs_of_a_large_text_are_learnt_from_a_sample_of_all_of_it(tmp_pa
     (parts,) = seen
     assert 1700 < len("".join(parts)) <= 2100 < 0.3 * len(text)
     ends = [text.find(part) / len(text) for part in parts]
-    assert ends == sorted(ends) and max(np.diff([0, *ends, 0.9])) < 0.06, "evenly spread"
+    assert ends == sorted(ends) and max(np.diff([0, *ends, 0.9])) < 0.12, "evenly spread"
     assert found.tokenizer == tokenizers.bpe.train(parts, 290) and found.vocab_size == 290
     for split, part in split_stream(text).items():
         np.testing.assert_array_equal(found.splits[split].tokens, found.tokenizer.encode(part))

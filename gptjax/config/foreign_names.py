@@ -68,7 +68,7 @@ TABLE = (
     ),
     ("tie_weights weight_tying tie_word_embeddings tie_embeddings", "model.tie_lm_head", ""),
     (
-        "vocab_size",
+        "n_vocab vocabulary_size padded_vocab_size",
         "tokenizer.vocab_size",
         "of tokenizer.kind=bpe; the others count it, and tokenizer.min_count drops rare words",
     ),

@@ -96,6 +96,7 @@ class Terminal(contextlib.AbstractContextManager):
     def doing(self, what: str) -> Iterator[None]:
         """A ``with`` around work that cannot say how far it is, such as compiling."""
         self._around.append((harmless(what), 0.0, time.monotonic()))
+        self._work = None  # what was done before is over
         try:
             yield
         finally:

@@ -97,7 +97,6 @@ def measure(
                 warn(f"{gone}: best_val_nats is that of step {best.step}")
             best_step = best.step
             best_val, best_error = val_loss(exp.placement.put(best.params))
-    whole = exp.splits["val"]
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
     return {
@@ -108,9 +107,7 @@ def measure(
         "final_val_nats_error": val_error,
         "best_val_nats": best_val,
         "best_val_nats_error": best_error,
-        "final_val_bits_per_character": bits_per(whole.characters, val_nats, whole),
-        "final_val_bits_per_byte": bits_per(whole.n_bytes, val_nats, whole),
-        "best_val_bits_per_byte": bits_per(whole.n_bytes, best_val, whole),
+        **_in_bits(exp, val_nats, best_val),
         "best_step": best_step,
         "steps": steps,
         "train_seconds": progress.train_seconds,
@@ -123,6 +120,16 @@ def measure(
         "count_bigram_train_nats": exp.bigram_nats["train"],
         "count_bigram_val_nats": exp.bigram_nats["val"],
         "corpus": exp.corpus.name,
+    }
+
+
+def _in_bits(exp: Experiment, final_nats: float, best_nats: float) -> dict[str, float | None]:
+    """The losses of val as they compare with those of other tokens; None where no text is made."""
+    val = exp.splits["val"]
+    return {
+        "final_val_bits_per_character": bits_per(val.characters, final_nats, val),
+        "final_val_bits_per_byte": bits_per(val.n_bytes, final_nats, val),
+        "best_val_bits_per_byte": bits_per(val.n_bytes, best_nats, val),
     }
 
 

@@ -20,6 +20,7 @@ OTHER = {
     "data.kind": "items",
     "data.split": "makemore",
     "tokenizer.kind": "word",
+    "tokenizer.vocab_size": 300,
     "model.kind": "mlp",
     "model.n_embd": 256,
     "model.n_head": 8,
@@ -35,6 +36,7 @@ OTHER = {
 }
 # What a field's other value is possible with.
 WITH = {"tokenizer.min_count": {"tokenizer.kind": "word"}}
+WITH |= {"tokenizer.vocab_size": {"tokenizer.kind": "bpe"}}
 
 
 def nested(flat):
