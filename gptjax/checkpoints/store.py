@@ -327,7 +327,7 @@ def _read_part(folder: Path, part: str, saved: dict[str, list], tree: Any) -> An
         raise manifest.Damaged(f"orbax {ocp.__version__} can't read {part}: {why}") from error
     placed = []
     for name, leaf in wanted.items():
-        array, (*like, total) = found.get(name), saved[name]
+        array, (*like, total) = found.pop(name, None), saved[name]
         if not isinstance(array, (np.ndarray, jax.Array)) or not pytree.is_like(array, like, total):
             raise manifest.Damaged(f"{part}/{name} has other values than were saved")
         is_placed = isinstance(array, jax.Array)

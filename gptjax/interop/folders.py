@@ -26,6 +26,7 @@ from gptjax.runtime.atomic_files import parse_json, read_small, whole_folder
 
 CONFIG, GENERATION, CARD = "config.json", "generation_config.json", "README.md"
 CONFIG_LIMIT = 2**20  # bytes
+LOGITS = 2**26  # at once, when it is evaluated: 268 MB
 MEMORY = 2.5  # of a model's bytes as float32: what converting it takes at most
 
 Told = Callable[[str, float, float], None]  # what is being done, how much of it, of how much
@@ -157,14 +158,16 @@ def _lazy(
 
 def write_run(found: Found, workdir: Path, source: str) -> None:
     """Save a model as a run without a history, at step 0: to sample, evaluate, look, train from."""
-    name = workdir.name if is_utf8(workdir.name) else "converted"
-    kind = tokenizers.unpadded(found.tokenizer).kind
+    name = workdir.resolve().name
+    name = name if is_utf8(name) else "converted"
+    kind, c = tokenizers.unpadded(found.tokenizer).kind, found.family.config
+    rows = LOGITS // (c.block_size * found.family.vocab_size)
     config = Config(
         name=name,
         why=f"converted from {source if is_utf8(source) else 'a folder'}",
         tokenizer=TokenizerConfig(kind),
-        model=found.family.config,
-        train=TrainConfig(steps=0),
+        model=c,
+        train=TrainConfig(steps=0, batch_size=min(max(1, rows), TrainConfig.batch_size)),
     )
     meta = {"config": to_dict(config), "tokenizer": found.tokenizer.to_json()}
     state = {"params": pytree.nested(found.params), "rest": {}}
@@ -184,8 +187,9 @@ def write(run: Run, workdir: Path, folder: Path, told: Told = lambda *_: None) -
     family, params = gpt2.in_family(
         run.config.model, run.tokenizer.vocab_size, pytree.flat(run.params)
     )
-    # Only where a token ends a text: of a stream of characters a new line does not.
-    end_id = tok.end_id if run.items or tok.kind == "bpe" else None
+    # Only where a token ends a text: in a stream a new line does not.
+    ends_text = tok.kind == "bpe" and tok.token_bytes(tok.end_id) != b"\n"
+    end_id = tok.end_id if run.items or ends_text else None
     said = gpt2.write_config(family, tok.start_id, end_id)
     ends = {name: said[name] for name in ("bos_token_id", "eos_token_id")}
     with whole_folder(folder) as part:

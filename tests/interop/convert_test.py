@@ -9,6 +9,7 @@ import os
 import shutil
 
 import gpt2_folders as made
+import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -61,7 +62,7 @@ def refused(call, world, words, *argv, **how):
 
 
 def logits(run, ids):
-    return np.asarray(run.model.apply({"params": run.params}, np.asarray(ids)[None])[0])
+    return np.asarray(jax.jit(run.model.apply)({"params": run.params}, np.asarray(ids)[None])[0])
 
 
 def read(folder):

@@ -40,7 +40,7 @@ def test_the_logits_are_those_of_the_definition(said):
     family, model, params = ours(said, arrays)
     assert set(arrays) == {name for name, *_ in family.rows()}
     ids = np.random.default_rng(1).integers(0, said["vocab_size"], said["n_positions"])
-    found = model.apply({"params": pytree.nested(params)}, ids[None])[0]
+    found = jax.jit(model.apply)({"params": pytree.nested(params)}, ids[None])[0]
     expected = made.logits(said, arrays, ids)
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
@@ -85,7 +85,7 @@ def test_each_gpt_of_ours_has_the_same_logits_as_a_gpt2(changes, random_params):
     said = gpt2.write_config(family, 0, None)
     assert gpt2.read_config(said).vocab_size == V
     expected = made.logits(said, arrays, x[0])
-    found = model.apply({"params": params}, x)[0]
+    found = jax.jit(model.apply)({"params": params}, x)[0]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
