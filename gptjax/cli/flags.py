@@ -144,9 +144,8 @@ def read(
     if config:
         args.config = parse.from_dict(settings)
         # A flag that repeats what the file says changes nothing.
-        args.flagged = list(config_flags.get_override_values(values["config"]))
-        changed = (p for p in args.flagged if attrgetter(p)(settings) != attrgetter(p)(written))
-        args.overridden = list(changed)
+        args.flagged = flagged = list(config_flags.get_override_values(values["config"]))
+        args.overridden = [p for p in flagged if attrgetter(p)(settings) != attrgetter(p)(written)]
     return args
 
 

@@ -162,7 +162,7 @@ def measure(
         best_step, (best_val, best_error) = best.step, val_loss(exp.placement.put(best.params))
     per_second = progress.steps_per_second
     compiling = progress.train_seconds - steps / per_second if per_second else None
-    figures = {
+    return {
         "final_train_nats": train_nats,
         "final_train_tokens": train.n_predicted,
         "final_val_tokens": val.n_predicted,
@@ -183,12 +183,15 @@ def measure(
         "count_bigram_train_nats": exp.bigram_nats["train"],
         "count_bigram_val_nats": exp.bigram_nats["val"],
         "corpus": exp.corpus.name,
-    }
-    if exp.start:
-        after = val_losses(exp, params, busy)
-        figures["start"] = {**exp.start.facts, "after": after}
-        del figures["start"]["config"]  # run.json and each checkpoint have it
-    return figures
+    } | _since_the_start(exp, params, busy)
+
+
+def _since_the_start(exp: Experiment, params: Any, busy: Callable) -> dict[str, Any]:
+    """Of a run that began with another: which, and ``val_losses`` before and after."""
+    if not exp.start:
+        return {}
+    facts = {name: fact for name, fact in exp.start.facts.items() if name != "config"}
+    return {"start": facts | {"after": val_losses(exp, params, busy)}}
 
 
 def _best(workdir: Path, step: int | None, warn: Callable) -> run.Run | None:
