@@ -180,9 +180,9 @@ def stream(
 ) -> Iterator[Piece]:
     """Continue a prompt per row, and yield the texts piece by piece; stop asking to stop early.
 
-    An empty prompt begins as the corpus does, after a line's end. A row's prompt and its key in
-    ``key_R`` alone decide its text. ``look_every``: the most tokens between two looks at the texts.
-    UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
+    An empty prompt begins after a line's end, of byte pairs after the end of a text. A row's prompt
+    and its key in ``key_R`` alone decide its text. ``look_every``: the most tokens between two
+    looks at the texts. UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
     """
     if not len(prompts):
         raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")

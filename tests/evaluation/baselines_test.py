@@ -1,6 +1,7 @@
 """What a loss is compared with: counted models, a counted table, the parts of a split."""
 
 import math
+import tracemalloc
 from collections import Counter
 
 import jax
@@ -11,7 +12,7 @@ from gptjax.checkpoints import run as runs
 from gptjax.config import files, parse
 from gptjax.data.dataset import cut_stream
 from gptjax.data.tokenizers import ByteTokenizer, CharTokenizer
-from gptjax.evaluation import baselines, run_table
+from gptjax.evaluation import baselines, count_models, run_table
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.models.bigram import BigramLanguageModel
 from gptjax.monitoring.console import Terminal
@@ -176,3 +177,17 @@ def test_the_blocks_add_up_to_the_exact_loss(name, fields, tmp_path):
     assert len(blocks.nats) >= 10 and blocks.count.sum() == exp.splits["val"].n_predicted
     exact = exp.evaluator.exact_loss(params, exp.splits["val"])
     np.testing.assert_allclose(blocks.nats.sum() / blocks.count.sum(), exact, rtol=1e-5)
+
+
+def test_a_large_vocabulary_is_never_squared():
+    V, n = 50_257, 3_001  # a table of all pairs would have 20 GB
+    ids = np.random.default_rng(2).integers(0, V, n)
+    splits = {name: cut_stream(ids, 7) for name in ("train", "val")}
+    tracemalloc.start()
+    found = baselines.baselines(splits, V)
+    nats = count_models.count_bigram_nats(splits, V)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 * 8 * V, "a few arrays of one number a token"
+    assert run_table.mean_and_error(found["count bigram"])[0] == pytest.approx(nats["val"])
+    assert run_table.mean_and_error(found["uniform"])[0] == pytest.approx(math.log(V))
