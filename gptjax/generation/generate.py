@@ -182,7 +182,8 @@ def stream(
 
     An empty prompt begins after a line's end, of byte pairs after the end of a text. A row's prompt
     and its key in ``key_R`` alone decide its text. ``look_every``: the most tokens between two
-    looks at the texts. UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
+    looks at the texts. UserError for no prompt, a character outside the vocabulary, or logits that
+    are not finite.
     """
     if not len(prompts):
         raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")
