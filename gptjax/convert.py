@@ -27,6 +27,8 @@ def main(args: Any) -> int:
             "give --from_hf=FOLDER (a GPT-2 to read) and --workdir (the run to make), or --workdir "
             "(a run) and --to_hf=FOLDER (to write)"
         )
+    if args.from_hf and args.checkpoint != "best":
+        raise UserError("--checkpoint is of a run: a folder of Hugging Face's form has one model")
     with Terminal() as terminal:
         if args.from_hf:
             come_in(_local("from_hf", args.from_hf), _local("workdir", args.workdir), terminal)

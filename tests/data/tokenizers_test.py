@@ -286,7 +286,7 @@ def test_a_padded_tokenizer_is_the_one_inside_but_for_the_rows_left_over():
     assert PADDED.vocabulary[:2] == ("\\n", "a") and len(set(PADDED.vocabulary)) == 7
     assert PADDED.is_word(1) and not PADDED.is_word(4)
     assert (PADDED.token_bytes(2), PADDED.token_bytes(5)) == (b"b", b"")
-    with pytest.raises(UserError, match="token id 7 is outside this model's 0 to 6"):
+    with pytest.raises(UserError, match="token id 7 is outside the model's 0 to 6"):
         PADDED.decode([7])
     assert pickle.loads(pickle.dumps(PADDED)) == PADDED
     assert tokenizers.unpadded(PADDED) is PADDED.inner is tokenizers.unpadded(PADDED.inner)

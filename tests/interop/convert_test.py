@@ -284,6 +284,8 @@ def test_wrong_flags_are_one_line(call, world):
     refused(call, world, both, "--workdir=gpt")
     refused(call, world, both, "--from_hf=tied", "--to_hf=x", "--workdir=gpt")
     refused(call, world, both, "--from_hf=tied")
+    one = "a folder of Hugging Face's form has one model"
+    refused(call, world, one, "--from_hf=tied", "--workdir=x", "--checkpoint=last")
     refused(call, world, "is a URL", "--from_hf=https://hub/gpt2", "--workdir=x")
     refused(call, world, "is a URL", "--from_hf=tied", "--workdir=gs://bucket/x")
     refused(call, world, "holds no checkpoint 7", "--workdir=gpt", "--to_hf=x", "--checkpoint=7")
