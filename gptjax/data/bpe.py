@@ -77,14 +77,18 @@ class BPETokenizer(BytesTokenizer):
     def start_id(self) -> int:
         return self.end_id
 
+    @property
+    def begin_id(self) -> int:
+        """A new line: the end of a text stands in no stream, and was not learnt from one."""
+        return self._saved["model"]["vocab"]["Ċ"]
+
     @cached_property
     def end_id(self) -> int:
         """The end of a text; a new line in a stranger's vocabulary that has no such token."""
         added = self._saved["added_tokens"]
         by_name = {token["content"]: token["id"] for token in added}
         special = [token["id"] for token in added if token["special"]]
-        new_line = self._saved["model"]["vocab"]["Ċ"]
-        return by_name.get(END_OF_TEXT, next(iter(special), new_line))
+        return by_name.get(END_OF_TEXT, next(iter(special), self.begin_id))
 
     @property
     def merges(self) -> list[tuple[str, str]]:

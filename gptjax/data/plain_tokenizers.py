@@ -45,6 +45,11 @@ class Tokenizer:
         return self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
 
     @property
+    def begin_id(self) -> int:
+        """The token that a text without a prompt follows: in a stream, what a line ends with."""
+        return self.start_id
+
+    @property
     def end_id(self) -> int:
         """The token that ends an item, and so begins the next."""
         return self.start_id

@@ -144,7 +144,7 @@ def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> jax.Arr
 
 
 def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
-    """The tokens of a prompt; items, and a text without a prompt, begin after an end token.
+    """The tokens of a prompt; an item begins after an end token, a text without one after a line.
 
     UserError for a character outside the vocabulary, or an item that goes over a line's end.
     """
@@ -153,7 +153,7 @@ def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
             f"the prompt {prompt!r:.80} goes over a line's end, and this run writes an item a "
             "line: give one line of it, or several prompts"
         )
-    began = [tok.start_id] if items or not prompt else []
+    began = [tok.start_id] if items else [] if prompt else [tok.begin_id]
     return np.concatenate([began, tok.encode(prompt)]).astype(np.int32)
 
 
@@ -180,10 +180,9 @@ def stream(
 ) -> Iterator[Piece]:
     """Continue a prompt per row, and yield the texts piece by piece; stop asking to stop early.
 
-    An empty prompt begins after a line's end, of byte pairs after the end of a text. A row's prompt
-    and its key in ``key_R`` alone decide its text. ``look_every``: the most tokens between two
-    looks at the texts. UserError for no prompt, a character outside the vocabulary, or logits that
-    are not finite.
+    An empty prompt begins as the corpus does, after a line's end. A row's prompt and its key in
+    ``key_R`` alone decide its text. ``look_every``: the most tokens between two looks at the texts.
+    UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
     """
     if not len(prompts):
         raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")

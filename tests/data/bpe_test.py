@@ -104,6 +104,7 @@ def test_the_pairs_are_those_of_the_papers_loop(text, n):
     assert found.vocab_size == 257 + len(found.merges) <= n
     assert found.end_id == found.start_id == found.vocab_size - 1
     assert found.token_text(found.end_id) == "<|endoftext|>"
+    assert found.decode([found.begin_id]) == "\n"
 
 
 def test_few_texts_make_fewer_tokens_than_asked_for():
