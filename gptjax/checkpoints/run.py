@@ -294,9 +294,8 @@ def saved_config(workdir: str) -> Config | None:
     folder = mirror.reading(workdir, "every", ())
     if not directory.available(folder):
         return None
-    meta = store.read_meta(folder)[1]
-    saved = understand(folder, meta)
-    if saved.data is None or "memory" not in meta:
+    saved = understand(folder, store.read_meta(folder)[1])
+    if saved.data is None:
         raise no_history(workdir)
     return saved.config
 
