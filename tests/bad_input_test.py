@@ -165,7 +165,7 @@ CASES = [
     wrong("train", "optim.warmup_steps=-2", "optim.warmup_steps=-2", "at least 0"),
     wrong("train", "seed=-1", "seed=-1", "at least 0"),
     wrong("train", "seed=4294967296", "seed=4294967296", "at most 4,294,967,295"),
-    wrong("train", "tokenizer.kind=bpe", "'bpe'", "char"),
+    wrong("train", "tokenizer.kind=morse", "'morse'", "char"),
     wrong("train", "tokenizer.min_count=0", "min_count=0", "at least 1"),
     wrong("train", "checkpoint.keep_last=0", "checkpoint.keep_last=0", "at least 1"),
     wrong("train", "checkpoint.every_minutes=-1", "checkpoint.every_minutes=-1", "at least 0"),

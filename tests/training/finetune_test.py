@@ -56,7 +56,7 @@ def _built(config, tok):
     return tiny_runs.real_build(tiny_runs.from_dict(json.loads(config)), tok)
 
 
-def build_once(config, tok=None, say=None, start=None):
+def build_once(config, tok=None, say=None, start=None, told=None):
     """``experiment.build`` that compiles once for all runs that differ in their beginning alone."""
     values = to_dict(config)
     values["train"] |= {"init_from": ""}
