@@ -34,14 +34,12 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 from gptjax.runtime import devices
-from gptjax.runtime.pace import Busy
+from gptjax.runtime.pace import Busy, Told
 
 MOST_WORKERS = 4  # processes beside the first: each takes 60 MB and more
 WORTH_WORKERS = 2**24  # bytes of a text: a smaller one is done before they have started
 LEARNT_FROM = 2**26  # bytes of a text that byte pairs are learnt from: more teach them little
 PROBED = 2**20  # characters that say how many tokens there will be
-
-Told = Callable[[str, float, float], None]  # what is being done, how much of it, of how much
 
 
 def prepare(

@@ -18,6 +18,11 @@ from flax import traverse_util
 NO_SUM = -1  # in place of a checksum: no process had all of the array
 
 
+def n_numbers(tree: Any) -> int:
+    """How many numbers a tree of arrays holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def flat(tree: Any) -> dict[str, Any]:
     """Leaves by name, in the order of ``jax.tree.leaves``; ValueError if two have one name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gptjax import models
-from gptjax.checkpoints import directory, mirror, store
+from gptjax.checkpoints import directory, mirror, pytree, store
 from gptjax.config import parse
 from gptjax.config.foreign_names import nearest
 from gptjax.config.schema import Config
@@ -86,7 +86,7 @@ class Run:
     @property
     def n_parameters(self) -> int:
         """How many numbers the model has learnt."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return pytree.n_numbers(self.params)
 
     @property
     def items(self) -> bool:

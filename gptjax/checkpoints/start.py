@@ -90,9 +90,9 @@ def find(
                 f"model.lora_rank={config.model.lora_rank} trains thin products beside the kernels "
                 "of a trained run: name its folder with --init_from"
             )
-        learnt = config.tokenizer.kind == "bpe"
-        folder = mirror.reading(workdir, "every", ()) if learnt else None
-        return config, learnt_tokenizer(folder) if folder else None, None
+        if config.tokenizer.kind != "bpe":
+            return config, None, None
+        return config, learnt_tokenizer(mirror.reading(workdir, "every", ())), None
     folder = mirror.reading(workdir, "every", ())
     if cluster.from_first(bool(directory.available(folder))):
         saved = understand(folder, store.read_meta(folder)[1])

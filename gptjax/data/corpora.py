@@ -31,7 +31,7 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, did_you_mean
 from gptjax.runtime import devices
 from gptjax.runtime.atomic_files import write_whole
-from gptjax.runtime.pace import Busy
+from gptjax.runtime.pace import Busy, Told
 
 LOOKED_AT = 100_000  # characters of a text that are looked at to see what it is
 WORTH_KEEPING = 2**18  # characters of an encoded text: fewer are encoded in no time
@@ -48,7 +48,6 @@ def _padded_names(texts: list[str]) -> str:
 
 
 Say = Callable[[str], None]
-Told = Callable[[str, float, float], None] | None  # what is being done, how much of it, of how much
 
 
 def to_stderr(line: str) -> None:
@@ -138,7 +137,7 @@ class Corpus:
             raise UserError(f"{self.source} hold no text to look into: give that as data.path")
 
     def tokenizer(
-        self, config: TokenizerConfig, trained: Tokenizer | None = None, told: Told = None
+        self, config: TokenizerConfig, trained: Tokenizer | None = None, told: Told | None = None
     ) -> Tokenizer:
         """A trained run's, or one made of the text; UserError where its tokens are of another.
 
@@ -162,7 +161,7 @@ class Corpus:
         return own.tokenizer
 
     def encoded(
-        self, tok: Tokenizer, say: Say = to_stderr, told: Told = None
+        self, tok: Tokenizer, say: Say = to_stderr, told: Told | None = None
     ) -> Mapping[str, str | Encoded]:
         """Its splits; long ones as ids, from the cache, where a tokenizer takes its time for them.
 
@@ -306,12 +305,13 @@ def _ids(text: str, tok: Tokenizer, say: Say, busy: Busy) -> np.ndarray:
         done += len(part)
         if busy:
             busy(done, len(text))
-    data = np.concatenate(found).astype(dtype).tobytes()
+    ids_T = np.concatenate(found)
+    data = ids_T.astype(dtype).tobytes()
     try:
         write_whole(path, hashlib.sha256(data).digest() + data)
     except OSError as error:
         _cannot_keep("the encoded text", path, error, "encodes it", say)
-    return np.concatenate(found)
+    return ids_T
 
 
 def _cannot_keep(what: str, path: Path, error: OSError, again: str, say: Say) -> None:

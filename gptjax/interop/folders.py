@@ -22,14 +22,13 @@ from gptjax.interop import gpt2, model_card, safetensors_files, tokenizer_files
 from gptjax.interop.gpt2 import Family
 from gptjax.interop.safetensors_files import Stored
 from gptjax.runtime import devices
-from gptjax.runtime.atomic_files import parse_json, read_small, whole_folder
+from gptjax.runtime.atomic_files import parse_json, read_small, reason, whole_folder
+from gptjax.runtime.pace import Told
 
 CONFIG, GENERATION, CARD = "config.json", "generation_config.json", "README.md"
 CONFIG_LIMIT = 2**20  # bytes
 LOGITS = 2**26  # at once, when it is evaluated: 268 MB
 MEMORY = 2.5  # of a model's bytes as float32: what converting it takes at most
-
-Told = Callable[[str, float, float], None]  # what is being done, how much of it, of how much
 
 
 class LazyArray:
@@ -80,8 +79,7 @@ def read(folder: Path, told: Told = lambda *_: None) -> Found:
     try:
         family = gpt2.read_config(parse_json(read_small(path, CONFIG_LIMIT)))
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path}: {why}") from error
+        raise UserError(f"{path}: {reason(error)}") from error
     stored = _match(folder, family, safetensors_files.find(folder))
     tok: Any = tokenizer_files.read(folder)
     V = family.vocab_size

@@ -18,7 +18,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.interop.gpt2 import Tensor
-from gptjax.runtime.atomic_files import naming, parse_json, read_small
+from gptjax.runtime.atomic_files import naming, parse_json, read_small, reason
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHERS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
@@ -118,8 +118,7 @@ def header(path: Path) -> dict[str, Stored]:
         found = {name: _stored(path, 8 + length, name, entry) for name, entry in said.items()}
         _require_whole(found, 8 + length, facts.st_size)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path} cannot be read as safetensors: {why}") from error
+        raise UserError(f"{path} cannot be read as safetensors: {reason(error)}") from error
     return found
 
 

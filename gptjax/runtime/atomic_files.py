@@ -75,6 +75,11 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("nested too deep") from error
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, without the path that an OSError's own text repeats."""
+    return isinstance(error, OSError) and error.strerror or str(error)
+
+
 def read_json(path: Path, limit: int) -> Any:
     """What a JSON file holds; None where it is absent, too large, no file or not JSON."""
     try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 Busy = Callable[[float, float], None] | None  # told how much of a work is done, of how much
+Told = Callable[[str, float, float], None]  # what is being done, how much of it, of how much
 SECONDS = 0.5
 
 

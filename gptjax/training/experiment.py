@@ -28,6 +28,7 @@ from gptjax.evaluation.count_models import count_bigram_nats, fit_ngram
 from gptjax.evaluation.loss_eval import Evaluator
 from gptjax.runtime import devices, fast_paths
 from gptjax.runtime.mesh_rules import Placement, check_divisible, device_bytes, make_mesh
+from gptjax.runtime.pace import Told
 from gptjax.training import optimizer, scan
 from gptjax.training.train_step import StepMetrics, TrainState, init_state, nats_of
 from gptjax.training.tuning import ALL, Tuning
@@ -186,7 +187,7 @@ def build(
     tok: tokenizers.Tokenizer | None = None,
     text: corpora.Corpus | None = None,
     say: corpora.Say = corpora.to_stderr,
-    told: corpora.Told = None,
+    told: Told | None = None,
     start: Start | None = None,
 ) -> Experiment:
     """Read the corpus and build everything that does not change while training.
@@ -221,7 +222,7 @@ def build_to_train(
     workdir: str | Path,
     explicit: Collection[str] = (),
     say: corpora.Say = corpora.to_stderr,
-    told: corpora.Told = None,
+    told: Told | None = None,
 ) -> Experiment:
     """``build`` of a run in ``workdir``, with the sizes and tokenizer of what it begins with.
 

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from gptjax.checkpoints import run
+from gptjax.checkpoints import pytree, run
 from gptjax.config import schema
 from gptjax.data import corpora, dataset
 from gptjax.data.dataset import Split
@@ -78,7 +76,7 @@ def _what_learns(exp: Experiment, params: Any) -> str:
     """How many parameters do, "" where all."""
     if not exp.tuning.freezes:
         return ""
-    trained, frozen = map(n_parameters, exp.tuning.split(params))
+    trained, frozen = map(pytree.n_numbers, exp.tuning.split(params))
     model, what = exp.config.model, exp.config.train.trainable
     if rank := model.lora_rank:
         lora = f"LoRA of rank {rank} on {model.lora_targets}, alpha {model.lora_alpha:g}"
@@ -87,18 +85,19 @@ def _what_learns(exp: Experiment, params: Any) -> str:
     return f"{trained:,} parameters of {trained + frozen:,}, {share} ({what}); the rest is frozen"
 
 
-def n_parameters(params: Any) -> int:
-    """How many numbers a tree of arrays holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def val_losses(exp: Experiment, params: Any, busy: Callable) -> dict[str, Any]:
+def val_losses(
+    exp: Experiment, params: Any, busy: Callable, val_nats: float | None = None
+) -> dict[str, Any]:
     """The exact loss on val of a run's corpus, and of that which its start learnt from.
 
-    Nats per token, measured as in ``measure``. ``old_val_nats`` is None where the corpora are one,
-    or ``old_corpus`` says why it cannot be measured.
+    Nats per token, measured as in ``measure``; ``val_nats``: the first, where it has been.
+    ``old_val_nats`` is None where the corpora are one, or ``old_corpus`` says why it cannot be
+    measured.
     """
-    found = {"val_nats": _val_nats(exp, params, exp.splits["val"], busy("exact loss over val"))}
+    if val_nats is None:
+        told = busy("exact loss over val")
+        val_nats = exp.evaluator.exact_loss(params, _measured(exp.splits["val"]), told)
+    found = {"val_nats": val_nats}
     try:
         old = exp.start.read_corpus()
         if old.sha256 == exp.corpus.sha256:
@@ -109,11 +108,13 @@ def val_losses(exp: Experiment, params: Any, busy: Callable) -> dict[str, Any]:
     except UserError as error:
         return found | {"old_corpus": str(error), "old_val_nats": None}
     told = busy(f"exact loss over val of {old.name}")
-    return found | {"old_corpus": old.name, "old_val_nats": _val_nats(exp, params, val, told)}
+    old_nats = exp.evaluator.exact_loss(params, _measured(val), told)
+    return found | {"old_corpus": old.name, "old_val_nats": old_nats}
 
 
-def _val_nats(exp: Experiment, params: Any, val: Split, busy: Callable) -> float:
-    return exp.evaluator.exact_loss(params, val.sample(max(1, MOST_MEASURED // val.window)), busy)
+def _measured(val: Split) -> Split:
+    """A split, of more than ``MOST_MEASURED`` predictions so many in evenly spread rows."""
+    return val.sample(max(1, MOST_MEASURED // val.window))
 
 
 def _learnt_and_forgotten(figures: dict[str, Any]) -> str:
@@ -146,9 +147,8 @@ def measure(
     them waited for the compiler, None where no step was timed without it, and at most
     ``gather_seconds`` for batches; for the errors see ``run_table.ERROR_MEANS``.
     """
-    train, val = exp.splits["train"], exp.splits["val"]
-    val = val.sample(max(1, MOST_MEASURED // val.window))
-    train = train.sample(val.n_rows)
+    val = _measured(exp.splits["val"])
+    train = exp.splits["train"].sample(val.n_rows)
 
     def val_loss(params: Any) -> Loss:
         told = busy("exact loss over val")
@@ -179,19 +179,21 @@ def measure(
         "evaluation_seconds": progress.evaluation_seconds,
         "checkpoint_seconds": progress.checkpoint_seconds,
         "tokens_per_second": exp.tokens_per_step * progress.steps_per_second,
-        "params": n_parameters(params),
+        "params": pytree.n_numbers(params),
         "count_bigram_train_nats": exp.bigram_nats["train"],
         "count_bigram_val_nats": exp.bigram_nats["val"],
         "corpus": exp.corpus.name,
-    } | _since_the_start(exp, params, busy)
+    } | _since_the_start(exp, params, busy, val_nats)
 
 
-def _since_the_start(exp: Experiment, params: Any, busy: Callable) -> dict[str, Any]:
+def _since_the_start(
+    exp: Experiment, params: Any, busy: Callable, val_nats: float
+) -> dict[str, Any]:
     """Of a run that began with another: which, and ``val_losses`` before and after."""
     if not exp.start:
         return {}
     facts = {name: fact for name, fact in exp.start.facts.items() if name != "config"}
-    return {"start": facts | {"after": val_losses(exp, params, busy)}}
+    return {"start": facts | {"after": val_losses(exp, params, busy, val_nats)}}
 
 
 def _best(workdir: Path, step: int | None, warn: Callable) -> run.Run | None:
