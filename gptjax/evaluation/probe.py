@@ -1,22 +1,18 @@
 """Questions to a trained model, answered with values: ``look`` prints them, others may draw them.
 
-In: a ``Run`` and words of its vocabulary. Out: probabilities, near tokens, points, attention.
+In: a ``Run`` and words of its vocabulary. Out: probabilities, near tokens, points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from gptjax.checkpoints.run import Run
 from gptjax.errors import UserError, did_you_mean
 from gptjax.evaluation import embeddings, loss_eval
 from gptjax.generation.generate import prompt_ids
-from gptjax.models.gpt import GPTLanguageModel, twin
-from gptjax.models.precision import Precision
 
 ON_THE_PLANE = 150  # names that a picture can hold
 
@@ -108,16 +104,3 @@ def plane(run: Run, words: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
     points, kept = embeddings.plane(vectors[ids])
     how = "the embedding itself" if vectors.shape[1] == 2 else f"PCA, {kept:.0%} of the variance"
     return points, [texts[i] for i in ids], how
-
-
-def attention_weights(model: GPTLanguageModel, params: Any, x_BxT: np.ndarray) -> np.ndarray:
-    """What each head of a GPT looks at: softmax(q kᵀ / sqrt(K), causal), dropout off.
-
-    Row t of a matrix deals 1 out over the places up to t. (N layers, B, H, T, S) float32.
-    """
-    plain = twin(GPTLanguageModel, model, precision=Precision())  # a quick one keeps none of them
-    apply = jax.jit(plain.apply, static_argnames="mutable")
-    _, state = apply({"params": params}, x_BxT, mutable="intermediates")
-    blocks = [state["intermediates"][f"blocks_{n}"] for n in range(model.n_layer)]
-    # sow keeps a tuple of calls; the heads are stacked in front.
-    return np.stack([block["sa"]["heads"]["wei"][0] for block in blocks]).swapaxes(1, 2)
