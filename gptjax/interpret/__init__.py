@@ -3,4 +3,6 @@
 In reading order:
 
 - ``capture``: one forward pass that keeps what is inside
+- ``tables``: what its embeddings know, and what it expects after single tokens
+- ``layers``: activations, gradients and updates on one batch
 """
