@@ -210,12 +210,17 @@ def draw(model: nn.Module, split: Split) -> Batch:
 
     About ``TOKENS`` predictions (B, T); fewer of a model for which they would take long.
     """
-    most = min(TOKENS, int(FLOPS / max(1.0, training_flops_per_token(model))))
+    most = _most_tokens(model)
     rows, T = max(1, most // split.window), split.window
     if not split.lookback and most < split.window:
         T = max(2, most)
     batch = get_batch(split, rows, SEED, 0, "eval_train")
     return Batch(batch.x[:, : split.lookback + T], batch.y[:, :T], batch.w[:, :T])
+
+
+@functools.lru_cache(maxsize=2)
+def _most_tokens(model: nn.Module) -> int:
+    return min(TOKENS, int(FLOPS / max(1.0, training_flops_per_token(model))))
 
 
 def of_text(run: Run, text: str) -> Batch | None:
