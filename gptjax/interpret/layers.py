@@ -77,17 +77,19 @@ class Flow(NamedTuple):
     """What one batch shows at a place.
 
     ``gradient``: of the mean loss, nats per token, by each value. ``saturated``: after tanh, the
-    share of values above ``SATURATED``. ``dead``: after relu or gelu, how many of ``units`` were
-    above 0 for no token. ``norm``: of the residual stream, the mean length of a token's vector.
+    share of values above ``SATURATED``. ``zero``: after relu, the share of values that are 0; the
+    histogram leaves them out. ``dead``: after relu or gelu, how many of ``units`` were above 0 for
+    no token. ``norm``: of the residual stream, the mean length of a token's vector.
     """
 
     place: Place
     values: Spread
     gradient: Spread
     units: int
-    saturated: float | None
-    dead: int | None
-    norm: float | None
+    saturated: float | None = None
+    zero: float | None = None
+    dead: int | None = None
+    norm: float | None = None
 
 
 class Matrix(NamedTuple):
@@ -356,29 +358,42 @@ def _update(optim, opt_state, grads, params, rate):
     return optimizer.build(optim).update(grads, opt_state, params, learning_rate=rate)[0]
 
 
-def spread(values: np.ndarray) -> Spread:
-    """Mean, standard deviation and histogram of numbers (N,), N >= 1."""
-    values = np.asarray(values, np.float32).reshape(-1)
-    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+def histogram(values: np.ndarray, mean: float, std: float) -> Histogram:
+    """Of numbers (N,), N >= 1, up to ``FAR`` spreads from their mean."""
     low = max(float(values.min()), mean - FAR * std)
     high = min(float(values.max()), mean + FAR * std)
     width = (high - low) or 1.0
     at = np.clip((values - low) * (BINS / width), 0, BINS - 1).astype(np.int32)
-    return Spread(mean, std, Histogram(low, high, np.bincount(at, minlength=BINS)))
+    return Histogram(low, high, np.bincount(at, minlength=BINS))
+
+
+def spread(values: np.ndarray, without_zeros: bool = False) -> Spread:
+    """Mean, standard deviation and histogram of numbers (N,), N >= 1.
+
+    ``without_zeros``: the histogram is of the others, where there are any.
+    """
+    values = np.asarray(values, np.float32).reshape(-1)
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    drawn = values[values != 0] if without_zeros and values.any() else values
+    return Spread(mean, std, histogram(drawn, mean, std))
 
 
 def _flow(place: Place, values: np.ndarray, gradient: np.ndarray, w: np.ndarray) -> Flow:
     units = values.shape[-1]
     counts = np.asarray(w).reshape(-1) > 0  # a place that was filled up says nothing
     values, gradient = (a.reshape(-1, units)[counts] for a in (values, gradient))
-    saturated = dead = norm = None
+    is_relu = place.kind == "relu"
+    seen = Flow(place, spread(values, is_relu), spread(gradient, is_relu), units)
     if place.kind == "tanh":
-        saturated = float((np.abs(values) > SATURATED).mean())
+        seen = seen._replace(saturated=float((np.abs(values) > SATURATED).mean()))
+    if is_relu:
+        seen = seen._replace(zero=float((values == 0).mean()))
     if place.kind in ("relu", "gelu"):
-        dead = int((values.max(axis=0) <= 0).sum())
+        seen = seen._replace(dead=int((values.max(axis=0) <= 0).sum()))
     if place.kind == "stream":
-        norm = float(np.linalg.norm(values.astype(np.float64), axis=1).mean())
-    return Flow(place, spread(values), spread(gradient), units, saturated, dead, norm)
+        lengths = np.linalg.norm(values.astype(np.float64), axis=1)
+        seen = seen._replace(norm=float(lengths.mean()))
+    return seen
 
 
 def _matrix(name: str, values: np.ndarray, grad: np.ndarray, update: np.ndarray | None) -> Matrix:
