@@ -358,10 +358,10 @@ def _update(optim, opt_state, grads, params, rate):
     return optimizer.build(optim).update(grads, opt_state, params, learning_rate=rate)[0]
 
 
-def histogram(values: np.ndarray, mean: float, std: float) -> Histogram:
+def histogram(values: np.ndarray) -> Histogram:
     """Of numbers (N,), N >= 1, up to ``FAR`` spreads from their mean."""
-    low = max(float(values.min()), mean - FAR * std)
-    high = min(float(values.max()), mean + FAR * std)
+    mean, far = float(values.mean(dtype=np.float64)), FAR * float(values.std(dtype=np.float64))
+    low, high = max(float(values.min()), mean - far), min(float(values.max()), mean + far)
     width = (high - low) or 1.0
     at = np.clip((values - low) * (BINS / width), 0, BINS - 1).astype(np.int32)
     return Histogram(low, high, np.bincount(at, minlength=BINS))
@@ -375,7 +375,7 @@ def spread(values: np.ndarray, without_zeros: bool = False) -> Spread:
     values = np.asarray(values, np.float32).reshape(-1)
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     drawn = values[values != 0] if without_zeros and values.any() else values
-    return Spread(mean, std, histogram(drawn, mean, std))
+    return Spread(mean, std, histogram(drawn))
 
 
 def _flow(place: Place, values: np.ndarray, gradient: np.ndarray, w: np.ndarray) -> Flow:
