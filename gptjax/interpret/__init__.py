@@ -3,4 +3,6 @@
 In reading order:
 
 - ``capture``: one forward pass that keeps what is inside
+- ``text``: each token's loss, and what had been expected
+- ``lens``: the guess after every block
 """
