@@ -6,6 +6,7 @@ values}], panel: facts}. Each panel's part is made by its own ``*_data`` file.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,12 +14,13 @@ import gptjax
 from gptjax.checkpoints import directory
 from gptjax.checkpoints.run import Run, open_run
 from gptjax.runtime.pace import Busy
+from gptjax.web import text_data
 from gptjax.web.context import Context
 
 Part = Callable[[Run, Context], dict[str, Any] | None]
 MOST_CHECKPOINTS = 12  # on the slider: first, best and last, and between them evenly
 FACTS: dict[str, Part] = {}  # panel -> what does not change with the checkpoint
-OF_CHECKPOINT: dict[str, Part] = {}  # panel -> what does
+OF_CHECKPOINT: dict[str, Part] = {"text": text_data.text_data}  # panel -> what does
 
 
 def shown_steps(workdir, best: int) -> list[int]:
@@ -40,6 +42,7 @@ def page_data(
 ) -> dict[str, Any]:
     """The data of a run's page; ``steps``: checkpoints to show beside the run's own."""
     steps = sorted({*steps, run.step})
+    context = dataclasses.replace(context, n_checkpoints=len(steps))
     data: dict[str, Any] = {
         "version": gptjax.__version__,
         "name": run.config.name,
