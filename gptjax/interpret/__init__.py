@@ -3,4 +3,6 @@
 In reading order:
 
 - ``capture``: one forward pass that keeps what is inside
+- ``lessons``: what three lessons are computed from
+- ``diagrams``: the boxes of the notes' diagrams, their shapes and parameters
 """

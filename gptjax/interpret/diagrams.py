@@ -156,8 +156,8 @@ class _Maker:
 
     def ends(self) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
         """The first row and the last: tokens in; their loss, or the next token, out."""
-        said = "cross_entropy(logits, targets), nats"
-        return (self.box("idx", "tokens", "BT"),), (self.box("loss", said, "BT", "loss"),)
+        said = "cross_entropy(logits, targets)"
+        return (self.box("idx", "", "BT"),), (self.box("loss", said, "BT", "loss"),)
 
 
 def diagrams(config: Config, model: Any, params: Any) -> list[Diagram]:
@@ -263,9 +263,9 @@ def _attention(make: _Maker, of: str, x: str) -> Diagram:
             make.box(name, f"{name[0]} = Linear(x)", many, name, make.owned(f"{heads}{name}/"))
             for name in ("query", "key", "value")
         ),
-        (make.box("wei", "q kᵀ / √K", square, "scores"),),
-        (make.box("mask", "−∞ where tril = 0", square, "mask"),),
-        (make.box("softmax", "each row sums to 1", square, "softmax"),),
+        (make.box("wei", "q @ kᵀ / √K", square, "scores"),),
+        (make.box("mask", "wei[tril == 0] = −∞", square, "mask"),),
+        (make.box("softmax", "softmax(wei)", square, "softmax"),),
         (make.box("out", "wei @ v", many, "gather"),),
     ]
     if not single:
@@ -305,7 +305,7 @@ def _table(make: _Maker) -> Diagram:
     first, last = make.ends()
     name, n, rows = "token_embedding_table", make.model.block_size, [first]
     if make.kind == "ngram":
-        said = f"number of the last {n} tokens"
+        said = ", ".join(f"idx[t - {i}]" if i else "idx[t]" for i in range(n)[::-1])
         rows.append((make.box("context", said, "BT", "context"),))
     what, said = ("ngram", "table[context]") if make.kind == "ngram" else ("bigram", "table[idx]")
     rows.append((make.box(name, f"logits = {said}", "BTV", what, make.owned(name)),))
@@ -320,13 +320,13 @@ def _mlp(make: _Maker) -> Diagram:
         make.box(f"hidden_{i}", "tanh(Linear(h))", "BTF", "hidden", make.owned(f"hidden_{i}/"))
         for i in range(model.n_layer)
     )
-    concat = make.box("h", f"concat of the last {n}", ("B", "T", "n·C"), "concat")
+    concat = make.box("h", f"concat(emb[t - {n - 1} … t])", ("B", "T", "n·C"), "concat")
     head = make.box("lm_head", "Linear(h)", "BTV", "mlp lm_head", make.owned("lm_head/"))
     return Diagram(
         "model",
         (
             first,
-            (make.box("window", f"the last {n} tokens of each place", "BT", "window"),),
+            (make.box("padded", f"pad(idx, {n - 1})", "BT", "window"),),
             (make.box(tok, "emb", "BTC", "mlp emb", make.owned(tok)),),
             (concat,),
             *((box,) for box in hidden),
