@@ -51,10 +51,17 @@ def run_facts(run: Run, ctx: Context) -> dict[str, Any]:
         "machine": _machine(starts[-1]),
         "losses": _losses(ctx.summary),
         "summary": ctx.summary,
-        "first_val": next((r["val_nats"] for r in ctx.records if "val_nats" in r), None),
+        "first": _first_estimate(ctx.records),
+        "began_trained": bool(config.train.init_from),
         "curves": {name: curve(ctx.records, name) for name in CURVES},
         "lines": lines(run, ctx),
     }
+
+
+def _first_estimate(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The first loss on val that was estimated, and at which step."""
+    found = (r for r in records if isinstance(r.get("val_nats"), float))
+    return next(({"step": r["step"], "nats": r["val_nats"]} for r in found), None)
 
 
 def _machine(start: Mapping[str, Any]) -> dict[str, Any]:

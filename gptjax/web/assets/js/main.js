@@ -3,9 +3,14 @@
 import { h, show, t } from "./dom.js";
 import { makeLive } from "./live.js";
 import { makePage, timeSlider } from "./page.js";
+import { diagramsPanel } from "./panels/diagrams.js";
+import { lessonsPanel } from "./panels/lessons.js";
+import { questionsPanel } from "./panels/questions.js";
+import { runPanel } from "./panels/run.js";
+import { samplesPanel } from "./panels/samples.js";
 
 // In the order of the page. `has` says whether there is something to show of this run.
-const PANELS = [];
+const PANELS = [questionsPanel, runPanel, samplesPanel, diagramsPanel, lessonsPanel];
 
 const RETRY_MS = 400;
 
