@@ -240,6 +240,7 @@ class TrainConfig(Part, group="train."):
     chunk_steps: int = field(100, "most steps of one compiled loop", SIZE)
     skip_nonfinite: int = field(0, "bad steps to pass over; 0 stops at the first")
     tensorboard: bool = field(True, "write TensorBoard's files too, where tensorboardX is there")
+    report: bool = field(True, "write report.html at the end, if it takes a second or two")
     init_from: str = field(
         "",
         "begin with the parameters, tokenizer and sizes of the run in this folder (or gs://, "
@@ -295,6 +296,7 @@ class CheckpointConfig(Part, group="checkpoint."):
     every_steps: int = field(0, "save every so many steps; 0 saves at each evaluation only")
     every_minutes: float = field(5.0, "also save after so many minutes; 0 is never")
     keep_last: int = field(2, "checkpoints kept beside the best; 2 leaves a spare one", COUNT_1)
+    keep_every: int = field(0, "also save, and keep for good, every so many steps; 0 keeps none so")
     on_full_disk: str = field(
         "stop", "when one can't be written: stop, or continue without it", ("stop", "continue")
     )

@@ -14,7 +14,7 @@ const PANELS = [questionsPanel, runPanel, samplesPanel, diagramsPanel, lessonsPa
 
 const RETRY_MS = 400;
 
-function frame(page) {
+function skeleton(page) {
   const list = h("ul", {});
   const time = h("div", { class: "sticky", role: "region", "aria-label": t("page.time") });
   const main = h("main", { id: "panels" });
@@ -50,7 +50,7 @@ function mount(panels, page, { list, main }) {
 async function begin() {
   const live = document.body.dataset.live === "yes" ? makeLive() : null;
   const page = makePage(JSON.parse(document.getElementById("data").textContent), live);
-  const places = frame(page);
+  const places = skeleton(page);
   const [early, late] = [true, false].map((is) => PANELS.filter((panel) => Boolean(panel.live) === is));
   if (live) mount(early, page, places);
   if (page.data.checkpoints.length === 0) {
