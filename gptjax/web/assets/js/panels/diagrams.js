@@ -20,7 +20,7 @@ export const diagramsPanel = {
 };
 
 const shapeNames = (box) => `(${box.shape.map(([name]) => name).join(", ")})`;
-const shapeNumbers = (box) => box.shape.map(([, n]) => number(n, 0)).join(" × ");
+const shapeNumbers = (box, between = " × ") => box.shape.map(([, n]) => number(n, 0)).join(between);
 
 function countText(box) {
   if (box.count === 0) return "";
@@ -83,15 +83,16 @@ function layout(rows, right) {
 function boxOf({ box, wide, width, height, x, y }, i, chosen) {
   const [name, formula] = [box.times > 1 ? `${box.times} × ${box.name}` : box.name, box.formula];
   const said = countText(box);
+  const pad = wide ? PAD : PAD - 3;
   const text = (words, line, kind, end) =>
     svg(
       "text",
-      { class: kind, x: end ? x + width - PAD : x + PAD, y: y + PAD + LINE * line + 10, "text-anchor": end ? "end" : "start" },
+      { class: kind, x: end ? x + width - pad : x + pad, y: y + PAD + LINE * line + 10, "text-anchor": end ? "end" : "start" },
       words,
     );
   const lines = wide
     ? [text(name, 0, "name"), text(`${shapeNames(box)} ${shapeNumbers(box)}`, 0, "mono", true), text(formula, 1, "mono soft"), text(said, 1, "soft", true)]
-    : [name, formula, shapeNames(box), shapeNumbers(box), number(box.count, 0)].map((words, k) => text(words, k, ["name", "mono soft", "mono", "mono", "soft"][k]));
+    : [name, formula, shapeNames(box), shapeNumbers(box, "×"), number(box.count, 0)].map((words, k) => text(words, k, ["name", "soft", "mono", "mono", "soft"][k]));
   const choose = () => chosen.set(i);
   return svg(
     "g",
@@ -139,7 +140,7 @@ function arrow(d, x, y, way) {
 
 function told(box) {
   const where = box.line > 0 ? [h("p", { class: "note" }, t("diagrams.line", { file: box.file, line: box.line })), h("pre", {}, box.code)] : [];
-  const rows = box.params.map(([path, shape, n]) => [path, shape.join(" × "), number(n, 0)]);
+  const rows = box.params.map(([path, shape, n]) => [path, shape.join("×"), number(n, 0)]);
   const heads = [t("diagrams.parameter"), t("diagrams.shape"), t("diagrams.numbers")];
   const caption = box.times > 1 ? t("diagrams.holds_first", { name: box.name, times: box.times }) : t("diagrams.holds", { name: box.name });
   return [
