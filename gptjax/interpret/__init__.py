@@ -7,4 +7,6 @@ In reading order:
 - ``lens``: the guess after every block
 - ``lessons``: what three lessons are computed from
 - ``diagrams``: the boxes of the notes' diagrams, their shapes and parameters
+- ``tables``: what its embeddings know, and what it expects after single tokens
+- ``layers``: activations, gradients and updates on one batch
 """

@@ -21,6 +21,8 @@ from gptjax.evaluation.flops import forward_flops_per_token
 from gptjax.evaluation.loss_eval import ACCELERATOR_CALL_FLOPS, CALL_FLOPS
 from gptjax.runtime.pace import Busy
 from gptjax.web.context import Context
+from gptjax.web.embeddings_data import embeddings_data, embeddings_facts
+from gptjax.web.layers_data import layers_data, layers_facts
 from gptjax.web.lessons_data import lessons_data
 from gptjax.web.run_data import diagrams_facts, run_facts, samples_facts
 from gptjax.web.text_data import text_data
@@ -32,13 +34,16 @@ MOST_AT_END = 3  # of a training that has just ended: each takes a third of a se
 FACTS: dict[str, Part] = {
     "run": run_facts,
     "samples": samples_facts,
+    "embeddings": embeddings_facts,
+    "layers": layers_facts,
     "diagrams": diagrams_facts,
 }
 OF_CHECKPOINT: dict[str, Part] = {
     "text": text_data,
+    "embeddings": embeddings_data,
+    "layers": layers_data,
     "lessons": lessons_data,
 }
-
 
 
 def is_quick(model: nn.Module) -> bool:

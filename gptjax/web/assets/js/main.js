@@ -4,6 +4,8 @@ import { h, show, t } from "./dom.js";
 import { makeLive } from "./live.js";
 import { makePage, timeSlider } from "./page.js";
 import { diagramsPanel } from "./panels/diagrams.js";
+import { embeddingsPanel } from "./panels/embeddings.js";
+import { layersPanel } from "./panels/layers.js";
 import { lessonsPanel } from "./panels/lessons.js";
 import { questionsPanel } from "./panels/questions.js";
 import { runPanel } from "./panels/run.js";
@@ -16,7 +18,9 @@ const PANELS = [
   runPanel,
   samplesPanel,
   textPanel,
+  embeddingsPanel,
   lessonsPanel,
+  layersPanel,
   diagramsPanel,
 ];
 
