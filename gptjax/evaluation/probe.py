@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptjax.checkpoints.run import Run
+from gptjax.data import dataset
+from gptjax.data.dataset import Split
+from gptjax.data.splits import item_lines
 from gptjax.errors import UserError, did_you_mean
 from gptjax.evaluation import embeddings, loss_eval
 from gptjax.generation.generate import prompt_ids
@@ -24,6 +27,19 @@ def next_tokens(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
     """
     ids = prompt_ids(run.tokenizer, run.tokenizer.close_up(text), run.items)
     return loss_eval.probabilities(run.model, run.params, ids)
+
+
+def text_split(run: Run, text: str) -> Split:
+    """A text cut into rows as the run was asked about its own; UserError: nothing to predict."""
+    run.require_next("score a text")
+    items, tok = run.items, run.tokenizer
+    if items and not item_lines(text):
+        raise UserError("the text holds no item: give one a line")
+    split = dataset.build({"text": text}, tok, run.model, items, run.config.window(items))["text"]
+    if not split.n_predicted:
+        n = len(split.tokens)
+        raise UserError(f"the text has {n} token, and the first is not predicted: give at least 2")
+    return split
 
 
 def names(run: Run) -> list[str]:
