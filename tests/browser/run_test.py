@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from tiny_runs import EVAL_EVERY, STEPS, config, fit, write_text
 
 from gptjax import report
 from gptjax.checkpoints import run as runs
@@ -10,7 +11,6 @@ from gptjax.checkpoints.run import open_run
 from gptjax.interpret import capture, lessons
 from gptjax.monitoring import metrics
 from gptjax.web import context, run_data
-from tiny_runs import EVAL_EVERY, STEPS, config, fit, write_text
 
 DIVISORS = 4  # 1, √K, √C, K
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from tiny_runs import EVAL_EVERY, STEPS, config, fit, write_text
 
 from gptjax.checkpoints import run as runs
 from gptjax.checkpoints.run import open_run
@@ -13,7 +14,6 @@ from gptjax.evaluation.baselines import baselines
 from gptjax.interpret import lessons
 from gptjax.monitoring import metrics
 from gptjax.web import context, lessons_data, run_data
-from tiny_runs import EVAL_EVERY, STEPS, config, fit, write_text
 
 
 @pytest.fixture(scope="module")
