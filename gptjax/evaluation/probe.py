@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptjax.checkpoints.run import Run
+from gptjax.data import dataset
+from gptjax.data.dataset import Split
+from gptjax.data.splits import item_lines
 from gptjax.errors import UserError, did_you_mean
 from gptjax.evaluation import embeddings, loss_eval
 from gptjax.generation.generate import prompt_ids
@@ -24,6 +27,19 @@ def next_tokens(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
     """
     ids = prompt_ids(run.tokenizer, run.tokenizer.close_up(text), run.items)
     return loss_eval.probabilities(run.model, run.params, ids)
+
+
+def text_split(run: Run, text: str) -> Split:
+    """A text cut into rows as the run was asked about its own; UserError: nothing to predict."""
+    run.require_next("score a text")
+    items, tok = run.items, run.tokenizer
+    if items and not item_lines(text):
+        raise UserError("the text holds no item: give one a line")
+    split = dataset.build({"text": text}, tok, run.model, items, run.config.window(items))["text"]
+    if not split.n_predicted:
+        n = len(split.tokens)
+        raise UserError(f"the text has {n} token, and the first is not predicted: give at least 2")
+    return split
 
 
 def names(run: Run) -> list[str]:
@@ -74,7 +90,7 @@ def analogy(run: Run, words: Sequence[str], n: int) -> tuple[list[tuple[str, flo
 def _nearest(
     run: Run, vectors: np.ndarray, direction: np.ndarray, n: int, asked: list[int]
 ) -> tuple[list[tuple[str, float]], int]:
-    others = _alike(run, asked)
+    others = alike(run, asked)
     found = embeddings.nearest(vectors, direction, n, others)
     if not found:
         raise UserError(
@@ -84,7 +100,7 @@ def _nearest(
     return [(run.tokenizer.token_text(i), cosine) for i, cosine in found], len(others)
 
 
-def _alike(run: Run, asked: Sequence[int]) -> list[int]:
+def alike(run: Run, asked: Sequence[int]) -> list[int]:
     """What may answer: any token but those asked about; to a word, words alone."""
     tok = run.tokenizer
     words = tok.has_words and all(map(tok.is_word, asked))
@@ -98,7 +114,7 @@ def plane(run: Run, words: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
     """
     vectors, texts, ids = table(run), names(run), find(run, words)
     if not ids:  # what is rare has learnt little and stays short
-        allowed = np.array(_alike(run, []), int)
+        allowed = np.array(alike(run, []), int)
         length = np.linalg.norm(vectors[allowed], axis=1)
         ids = allowed[np.argsort(-length, kind="stable")][:ON_THE_PLANE].tolist()
     points, kept = embeddings.plane(vectors[ids])
