@@ -126,3 +126,12 @@ def test_of_a_large_vocabulary_the_likeliest_are_sent(trained, monkeypatch):
     sent = np.frombuffer(base64.b64decode(few["logits"]["base64"]), "<f4")
     np.testing.assert_array_equal(sent, np.sort(logits)[::-1][:3].astype(np.float32))
     assert few["noise"]["shape"] == [len(lessons.SEEDS), 3] and few["head"] is None
+
+
+def test_the_first_estimate_is_the_earliest_of_val_and_batches(trained):
+    folder, run, ctx = trained
+    found = run_data.run_facts(run, ctx)["first"]
+    assert found == {"step": 0, "nats": ctx.records[0]["val_nats"]}
+    late = [{"step": 8, "val_nats": 2.0}, {"step": 4, "loss_nats": 3.0}, {"step": 2}]
+    of_late = run_data.run_facts(run, context.Context(folder, "", "val", records=late))
+    assert of_late["first"] == {"step": 4, "nats": 3.0}
