@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from gptjax.checkpoints.run import Run
-from gptjax.errors import UserError
 from gptjax.evaluation.count_models import CountBigram, count_bigram
 from gptjax.interpret import lens, text
 from gptjax.interpret.capture import Captured
