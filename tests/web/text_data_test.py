@@ -115,6 +115,15 @@ def test_all_parts_of_the_default_page_together_fit():
     assert text_data.attention_places(Of, cut, 1) == [64] * 4
 
 
+def test_the_lens_of_a_large_vocabulary_is_of_fewer_places(gpt, monkeypatch):
+    run, *_ = gpt
+    cut = text.rows(run, TEXT, 999)
+    per_place = (run.model.n_layer + 1) * run.model.vocab_size
+    monkeypatch.setattr(text_data, "LENS_LOGITS", 10.5 * per_place)
+    places = text_data.lens_places(run, cut, 1)
+    assert places[:2] == [7, 3] and set(places[2:]) == {0}
+
+
 @pytest.mark.parametrize("kind, corpus", [("mlp", NAMES), ("bigram", TEXT), ("multihead", TEXT)])
 def test_every_kind_of_model_shows_what_it_has(kind, corpus, random_params, context_of):
     run = random_run(random_params, kind, corpus)

@@ -79,6 +79,8 @@ const readGuesses = (packed) => ({
   topP: unpack(packed.top_p),
 });
 
+const total = (values) => values.reduce((sum, value) => sum + value, 0);
+
 // Where in an array of the first places of each row, `size(t)` values each, that of token i is.
 function offsets(places, row, place, size) {
   let sum = 0;
@@ -120,7 +122,7 @@ function aboutText(text, typed, page) {
 }
 
 function meanLoss(text) {
-  const of = (values) => Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
+  const of = (values) => total(values) / values.length;
   const own = of(text.nats.data);
   const parts = [t("text.mean"), " ", figure("text.mean.nats", own, t("text.nats_each", { nats: number(own) }))];
   if (text.bigram) {
@@ -243,7 +245,7 @@ function lensTable(text, i, page) {
   const { lens } = text;
   const at = lens.at(i);
   const title = h("h3", {}, t("text.lens"));
-  if (at === null) return [title, note("text.lens_room")];
+  if (at === null) return [title, note("text.lens_room", { n: number(total(text.lens.places), 0) })];
   const last = lens.layers - 1;
   const rows = Array.from({ length: lens.layers }, (_, layer) => {
     const name = layer === 0 ? t("text.lens_embedding") : t(layer === last ? "text.lens_last" : "text.lens_block", { block: layer });

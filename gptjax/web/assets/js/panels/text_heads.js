@@ -132,7 +132,8 @@ export function headsView(page, chips) {
       node.hidden = !next.attention;
       [text, at] = [next, i];
       if (!known || next.attention.weights(0, 0, i) === null) {
-        show(how, h("p", { class: "note" }, t(i > 0 ? "text.heads_room" : "text.first")));
+        const n = number(next.attention?.places.reduce((sum, t) => sum + t, 0), 0);
+        show(how, h("p", { class: "note" }, t(i > 0 ? "text.heads_room" : "text.first", { n })));
         show(pictures);
         show(most);
         show(mapBox);
