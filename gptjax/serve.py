@@ -77,17 +77,14 @@ def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> i
             server.should_exit = True
 
     def open_runs() -> Iterator[Any]:
-        with terminal.doing(f"opening {', '.join(one.id for one in served)}"):
-            yield from models.open_all(served, args.checkpoint, terminal.note, terminal.warn)
+        return models.open_all(served, args.checkpoint, terminal)
 
     for line in address_lines(sock, colab):
         terminal.note(line)
     worker.begin(open_runs, opening)
     worker.start()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # told again when all has ended in good order
         server.run(sockets=[sock])
-    except KeyboardInterrupt:  # uvicorn has ended in good order, and says so
-        pass
     ended = worker.stop(END_S / 2)
     if failed:
         raise failed[0]
@@ -131,7 +128,7 @@ def address_lines(sock: socket.socket, colab: bool) -> list[str]:
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A ``with`` around a socket that listens; UserError: the port is taken, the address not ours."""
+    """A ``with`` around a socket that listens; UserError: the port is taken, no such address."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -155,9 +152,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 FLAGS = [
     cli.Flag("workdir", [], "folder of a run, or gs://, s3://; may be repeated"),
     cli.Flag("checkpoint", "best", "best, last or a step; of every run"),
-    cli.Flag("host", "127.0.0.1", "the address to listen at; 0.0.0.0: whoever reaches this machine"),
+    cli.Flag("host", "127.0.0.1", "where to listen; 0.0.0.0: for whoever reaches this machine"),
     cli.Flag("port", 8000, "the port; 0 takes a free one"),
-    cli.Flag("allow_host", [], "a name by which others call it (*.name: all below); may be repeated"),
+    cli.Flag("allow_host", [], "a name others call it by (*.name: all below); may be repeated"),
     cli.Flag("max_tokens", 4096, "the most that one request may ask for, tokens of a text"),
     cli.Flag("jobs", 64, "the most requests answered at a time; more are told to come again"),
     cli.Flag("seconds", 120.0, "the longest that one request may take"),
