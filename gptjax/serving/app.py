@@ -241,7 +241,10 @@ async def _detokenize(server: Server, request: Request) -> dict[str, Any]:
     run, ids = server.find(said.get("model")).run, said.get("tokens")
     if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**31 for id in ids):
         raise Refusal(400, "tokens must be a list of whole numbers, 0 or more", "tokens")
-    return {"prompt": await server.ask(request, lambda: run.tokenizer.decode(ids))}
+    try:
+        return {"prompt": await server.ask(request, lambda: run.tokenizer.decode(ids))}
+    except UserError as error:
+        raise Refusal(400, str(error), "tokens") from error
 
 
 async def _completions(server: Server, request: Request) -> Response:
