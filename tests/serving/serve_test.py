@@ -11,6 +11,7 @@ import time
 
 import httpx
 import pytest
+import serve_load
 import tiny_runs
 
 from gptjax import serve
@@ -96,6 +97,17 @@ def test_in_colab_it_says_how_to_see_the_page_and_may_be_framed(folders):
             policy = answer.headers["content-security-policy"]
             assert "frame-ancestors https://*.googleusercontent.com" in policy
         assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
+
+
+def test_under_load_nothing_is_mixed_up(folders, capsys, monkeypatch):
+    argv = [f"--workdir={folders / 'one'}", "--seconds=2", "--clients=3", "--reconnects=20"]
+    monkeypatch.setattr(sys, "argv", ["serve_load.py", *argv])
+    monkeypatch.setattr(serve_load, "END_S", END_S * SLOW)
+    code = serve_load.main()
+    said = capsys.readouterr().out
+    assert code == 0, said
+    for what in ("whole", "streamed", "read slowly", "Ctrl-C", "reconnect"):
+        assert f"\n{what} " in said, said
 
 
 def call(capsys, *flags):
