@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import logging
 import re
 import time
 import uuid
@@ -97,7 +98,10 @@ class Server:
                             yield _event(said)
                     yield b"data: [DONE]\n\n"
                 except Exception as error:
-                    yield _event(as_refusal(error).body())
+                    refusal = as_refusal(error)
+                    if refusal.status == 500:
+                        logging.getLogger("gptjax").error("in a stream", exc_info=error)
+                    yield _event(refusal.body())
 
         # A proxy is told to pass each event on as it comes.
         return StreamingResponse(told(), media_type=EVENTS, headers={"x-accel-buffering": "no"})
@@ -118,7 +122,7 @@ def json_response(value: dict[str, Any], status: int = 200, **headers: str) -> R
 
 
 def as_refusal(error: Exception) -> Refusal:
-    """What a client is told of an error; ``error`` itself where it is a bug."""
+    """What a client is told of an error."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, UserError):
