@@ -45,10 +45,14 @@ def main(args: Any) -> int:
 
     served = models.named(args.workdir)
     with listening(args.host, args.port) as sock, Terminal() as terminal:
-        return serve(args, served, sock, terminal)
+        serve(args, served, sock, terminal)
+    # Nothing is left to be saved, and Python would take JAX down piece by piece, or wait for it.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
-def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> int:
+def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> None:
     """Run the server on a socket that listens; returns after Ctrl-C."""
     import uvicorn
 
@@ -91,13 +95,8 @@ def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> i
     worker.start()
     with contextlib.suppress(KeyboardInterrupt):  # told again when all has ended in good order
         server.run(sockets=[sock])
-    ended = worker.stop(END_S)
     if failed:
         raise failed[0]
-    if not ended:  # it compiles: nothing is lost, and Python would wait for it
-        sys.stdout.flush()
-        os._exit(0)
-    return 0
 
 
 def make_app(args: Any, served: list, worker: Any, colab: bool) -> Any:
