@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "several runs in one table and one picture; --ladder trains them",
     "convert": "a GPT-2 of Hugging Face's form, in and out",
     "look": "ask a trained model what it knows",
+    "report": "one page that shows what a model does, as a file",
     "aot": "whether a run fits devices that are not here, and how fast it can be there",
     "bench": "measure training, writing and starting, beside PyTorch",
 }

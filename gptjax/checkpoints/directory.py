@@ -128,11 +128,18 @@ def rename_into_place(unfinished: Path, step: int, best: bool, workdir: Path) ->
     return slot
 
 
-def superfluous(slots: Iterable[Slot], new: Slot, keep_last: int) -> list[Slot]:
-    """All but the last ``keep_last`` and the newest best one."""
+def superfluous(
+    slots: Iterable[Slot], new: Slot, keep_last: int, keep_every: int = 0
+) -> list[Slot]:
+    """All but the last ``keep_last``, the newest best one, and those of every ``keep_every`` steps.
+
+    ``keep_every`` 0: none of these.
+    """
     # What has the new one's step or a later one is of an earlier try, from which the run fell back.
     line = [slot for slot in slots if slot.step < new.step] + [new]
     keep = {*line[-keep_last:], *[slot for slot in line if slot.best][-1:]}
+    if keep_every:  # of one step the newest: it was saved again
+        keep |= set({slot.step: slot for slot in line if slot.step % keep_every == 0}.values())
     return [slot for slot in slots if slot not in keep]
 
 

@@ -175,8 +175,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise
         manifest.sync_folder(self._folder)
         self.safe = step
-        slots = directory.slots(self._workdir)
-        for old in directory.superfluous(slots, new, self._config.keep_last):
+        slots, keep = directory.slots(self._workdir), self._config
+        for old in directory.superfluous(slots, new, keep.keep_last, keep.keep_every):
             directory.delete(old)
 
     def _require_room(self, n_bytes: int) -> None:

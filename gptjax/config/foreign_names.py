@@ -99,6 +99,7 @@ TABLE = (
     ("sample_only", "", "python -m gptjax.sample writes with a trained run"),
     ("save_steps save_interval save_every checkpoint_interval", "checkpoint.every_steps", ""),
     ("save_total_limit max_to_keep", "checkpoint.keep_last", ""),
+    ("keep_period", "checkpoint.keep_every", ""),
     ("always_save_checkpoint", "", "each evaluation saves, and the best is kept"),
     (
         "out_dir output_dir work_dir save_dir log_dir logdir run_dir model_dir ckpt_dir",

@@ -295,6 +295,7 @@ class CheckpointConfig(Part, group="checkpoint."):
     every_steps: int = field(0, "save every so many steps; 0 saves at each evaluation only")
     every_minutes: float = field(5.0, "also save after so many minutes; 0 is never")
     keep_last: int = field(2, "checkpoints kept beside the best; 2 leaves a spare one", COUNT_1)
+    keep_every: int = field(0, "also save, and keep for good, every so many steps; 0 keeps none so")
     on_full_disk: str = field(
         "stop", "when one can't be written: stop, or continue without it", ("stop", "continue")
     )

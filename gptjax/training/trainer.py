@@ -168,9 +168,10 @@ class Trainer:
 
     def _next_chunk(self, step: int, most: int) -> tuple[int, Any]:
         """The next chunk: its length, up to the next event, and its batches and rates."""
-        train, save_every = self.exp.config.train, self.exp.config.checkpoint.every_steps
+        train, save = self.exp.config.train, self.exp.config.checkpoint
+        events = (train.eval_every, save.every_steps, save.keep_every)
         ends = [train.steps, step + most]
-        ends += [step - step % every + every for every in (train.eval_every, save_every) if every]
+        ends += [step - step % every + every for every in events if every]
         n = min(ends) - step
         return (n, self.exp.chunk_inputs(step, n)) if n > 0 else (0, None)
 
@@ -253,9 +254,8 @@ class Trainer:
             self._evaluate()
         elif self.saved != step:
             late = save.every_minutes and time.monotonic() - self.saved_at > 60 * save.every_minutes
-            if cluster.from_first(bool(late)) or (
-                save.every_steps and step % save.every_steps == 0
-            ):
+            planned = [every for every in (save.every_steps, save.keep_every) if every]
+            if cluster.from_first(bool(late)) or any(step % every == 0 for every in planned):
                 self.save()
 
     def _evaluate(self) -> None:

@@ -57,6 +57,22 @@ def test_the_last_ones_and_the_newest_best_stay(tmp_path, there, new, keep_last,
     assert [slot.path.name for slot in found] == [f"step_{name}" for name in gone.split()]
 
 
+@pytest.mark.parametrize(
+    ("there", "new", "gone"),
+    [
+        ("0 2 3 4 6 7 8-best 9 10", "10", "2 3 4 7 9"),
+        ("5 5.2 6 10 11", "11", "5 6"),  # written again
+        ("5 10-best 15 7", "7", "10-best 15"),  # an earlier try
+    ],
+)
+def test_those_of_every_so_many_steps_stay_too(tmp_path, there, new, gone):
+    make(tmp_path, *(f"step_{name}" for name in there.split()))
+    slots, every = directory.slots(tmp_path), 6 if "8-best" in there else 5
+    new = next(slot for slot in slots if slot.path.name == f"step_{new}")
+    found = directory.superfluous(slots, new, 1, every)
+    assert [slot.path.name for slot in found] == [f"step_{name}" for name in gone.split()]
+
+
 def test_the_first_sound_one_is_taken_and_the_others_told(tmp_path):
     make(tmp_path, "step_1", "step_2-best", "step_3", "step_4")
 

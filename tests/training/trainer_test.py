@@ -278,6 +278,13 @@ def test_a_folder_renamed_while_training_ends_the_run_and_nothing_is_made_anew(
     assert outcome(config, after) == whole(config)[1]
 
 
+def test_checkpoints_of_every_so_many_steps_are_kept_for_good(text, tmp_path, monkeypatch):
+    config = tiny_runs.config(text, checkpoint={"keep_every": 5, "keep_last": 1})
+    fit(config, tmp_path, monkeypatch)
+    best = run.summary(tmp_path)["best_step"]
+    assert set(directory.available(tmp_path)) == {0, 5, 10, 15, 20, 23, best}
+
+
 def test_the_checkpoint_that_is_named_is_a_sound_one(text, tmp_path, monkeypatch):
     config = tiny_runs.config(text, checkpoint={"every_steps": 3, "keep_last": 9})
     fit(config, tmp_path, monkeypatch, stop_at=6)

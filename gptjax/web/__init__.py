@@ -1,0 +1,7 @@
+"""One page that shows what a model does. In reading order:
+
+- ``context``: what a page is made from: the run's folder, its corpus, the text it shows
+- ``arrays``: numbers as compact JSON
+- ``payload``: all that a page shows, as JSON; ``*_data``: the part of each panel
+- ``page``: one HTML file of it, with the styles and scripts of ``assets/``
+"""
