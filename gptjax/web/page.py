@@ -42,7 +42,7 @@ def words() -> dict[str, str]:
 
 @functools.cache
 def script(entry: str = "js/main.js") -> str:
-    """The modules that ``entry`` imports, and those that they do, each once and before its users."""
+    """The modules that ``entry`` needs as one: each once, and before those that import it."""
     joined: dict[str, str] = {}
 
     def add(name: str) -> None:

@@ -1,10 +1,10 @@
 """The report in a real browser."""
 
 import pytest
+from tiny_runs import config, fit, write_text
 
 from gptjax import report
 from gptjax.checkpoints.run import open_run
-from tiny_runs import config, fit, write_text
 
 
 @pytest.fixture(scope="module")
