@@ -16,7 +16,6 @@ import importlib.util
 import os
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,46 +52,83 @@ def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> i
     """Run the server on a socket that listens; returns after Ctrl-C."""
     import uvicorn
 
-    from gptjax.serving import app, completion_request, guard, models, playground
+    from gptjax.serving import guard, models
     from gptjax.serving.worker import Worker
 
     colab = "COLAB_RELEASE_TAG" in os.environ
-    allowed = [*args.allow_host, *(guard.GOOGLE if colab else ())]
     worker = Worker(args.jobs, args.seconds)
-    inner = app.app(
-        served,
-        worker,
-        page_html=playground.page_html(served),
-        limits=completion_request.Limits(tokens=args.max_tokens),
-        more=playground.routes,
-        frames=" ".join(f"https://{name}" for name in guard.GOOGLE) if colab else "'none'",
-    )
+    inside = make_app(args, served, worker, colab)
+    allowed = [*args.allow_host, *(guard.GOOGLE if colab else ())]
     config = uvicorn.Config(
-        guard.Guard(inner, args.host, allowed, args.seconds + END_S),
+        guard.Guard(inside, args.host, allowed, args.seconds + END_S),
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
         ws="none",
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=int(END_S),
+        timeout_graceful_shutdown=END_S,
     )
     server, failed = uvicorn.Server(config), []
 
-    def open_runs() -> Iterator[None]:
-        try:
-            yield from models.open_all(served, args.checkpoint, terminal.note, terminal.warn)
-        except Exception as error:
+    def opening(what: str, error: Exception | None = None) -> None:
+        if what == "error":
             failed.append(error)
             server.should_exit = True
 
-    ...
-    raise NotImplementedError
+    def open_runs() -> Iterator[Any]:
+        return models.open_all(served, args.checkpoint, terminal)
+
+    for line in address_lines(sock, colab):
+        terminal.note(line)
+    worker.begin(open_runs, opening)
+    worker.start()
+    with contextlib.suppress(KeyboardInterrupt):  # told again when all has ended in good order
+        server.run(sockets=[sock])
+    ended = worker.stop(END_S / 2)
+    if failed:
+        raise failed[0]
+    if not ended:  # it compiles: nothing is lost, and Python would wait for it
+        sys.stdout.flush()
+        os._exit(0)
+    return 0
+
+
+def make_app(args: Any, served: list, worker: Any, colab: bool) -> Any:
+    """The app, its page and the page's own questions."""
+    from gptjax.serving import app, guard, playground
+    from gptjax.serving.completion_request import Limits
+    from gptjax.web import page
+
+    frames = " ".join(f"https://{name}" for name in guard.GOOGLE) if colab else "'none'"
+    limits = Limits(tokens=args.max_tokens)
+    title = ", ".join(one.id for one in served)
+    return app.app(
+        served,
+        worker,
+        lambda: page.html_page(None, title, live=True),
+        limits,
+        playground.routes,
+        frames,
+    )
+
+
+def address_lines(sock: socket.socket, colab: bool) -> list[str]:
+    """Where the server is, and how to see its page."""
+    host, port = sock.getsockname()[:2]
+    host = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    lines = [f"http://{host}:{port}/ (Ctrl-C ends it)"]
+    if colab:
+        lines.append(
+            f"in Colab, from another cell: from google.colab import output; "
+            f"output.serve_kernel_port_as_iframe({port}, height=800)"
+        )
+    return lines
 
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A ``with`` around a socket that listens; UserError: the port is taken, the address not ours."""
+    """A ``with`` around a socket that listens; UserError: the port is taken, no such address."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -111,3 +147,18 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
                 f"--port={port + 1 if 1024 <= port < 65535 else 0}"
             ) from error
         yield sock
+
+
+FLAGS = [
+    cli.Flag("workdir", [], "folder of a run, or gs://, s3://; may be repeated"),
+    cli.Flag("checkpoint", "best", "best, last or a step; of every run"),
+    cli.Flag("host", "127.0.0.1", "where to listen; 0.0.0.0: for whoever reaches this machine"),
+    cli.Flag("port", 8000, "the port; 0 takes a free one"),
+    cli.Flag("allow_host", [], "a name others call it by (*.name: all below); may be repeated"),
+    cli.Flag("max_tokens", 4096, "the most that one request may ask for, tokens of a text"),
+    cli.Flag("jobs", 64, "the most requests answered at a time; more are told to come again"),
+    cli.Flag("seconds", 120.0, "the longest that one request may take"),
+]
+
+if __name__ == "__main__":
+    cli.run(main, about=__doc__, flags=FLAGS)

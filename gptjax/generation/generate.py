@@ -185,8 +185,9 @@ def stream(
 ) -> Iterator[Piece]:
     """Continue a prompt per row, and yield the texts piece by piece; stop asking to stop early.
 
-    A prompt is a text or its tokens; an empty one begins as the corpus does, after a line's end. A row's prompt and its key in
-    ``key_R`` alone decide its text. ``look_every``: the most tokens between two looks at the texts.
+    A prompt is a text or its tokens; an empty one begins as the corpus does, after a line's end. A
+    row's prompt and its key in ``key_R`` alone decide its text. ``look_every``: the most tokens
+    between two looks at the texts.
     UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
     """
     if not len(prompts):

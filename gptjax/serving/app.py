@@ -36,7 +36,7 @@ ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 class Server:
     """What every answer needs: the runs, the worker, the limits."""
 
-    def __init__(self, served: Sequence[Served], worker: Worker, limits: Limits = Limits()):
+    def __init__(self, served: Sequence[Served], worker: Worker, limits: Limits):
         self.served, self.worker, self.limits = list(served), worker, limits
 
     def find(self, name: str | None) -> Served:
@@ -57,7 +57,7 @@ class Server:
         return await read_json(request.receive, BODY_BYTES)
 
     async def until_gone(self, request: Request, answer: Awaitable[Any]) -> Any:
-        """Await an answer, unless its client goes away: then it is cancelled, and nobody reads it."""
+        """Await an answer, unless its client goes away: then it is cancelled."""
         work = asyncio.ensure_future(answer)
         gone = asyncio.ensure_future(_gone(request))
         try:
@@ -152,7 +152,7 @@ def app(
     served: Sequence[Served],
     worker: Worker,
     page_html: Callable[[], str],
-    limits: Limits = Limits(),
+    limits: Limits,
     more: Callable[[Server], Sequence[Route]] = lambda server: [],
     frames: str = "'none'",
 ) -> Starlette:
@@ -199,17 +199,17 @@ def app(
         Route("/detokenize", detokenize, methods=["POST"]),
         *more(server),
     ]
-    handlers = {kind: _refused for kind in (Refusal, UserError, Busy, Overdue, Exception)}
+    handlers = dict.fromkeys((Refusal, UserError, Busy, Overdue, Exception), _refused)
     return Starlette(routes=routes, exception_handlers={**handlers, HTTPException: _http_error})
 
 
 def content_policy(html: str, frames: str = "'none'") -> str:
-    """A Content-Security-Policy that allows a page its own scripts and this server, nothing else."""
+    """A Content-Security-Policy: a page's own scripts may run, and ask this server, no other."""
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
     hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     allowed = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors {frames}"
     )
 
@@ -247,23 +247,29 @@ async def _detokenize(server: Server, request: Request) -> dict[str, Any]:
 async def _completions(server: Server, request: Request) -> Response:
     asked = completion_request.parse(await server.body(request), server.limits)
     one = server.find(asked.model)
+    try:
+        one.run.require_next("write")
+    except UserError as error:
+        raise Refusal(400, str(error), "model") from error
 
     def make() -> Iterator[Any]:
         from gptjax.serving import completions
 
         return completions.parts(one.run, asked)
 
+    # With the request, all that is needed to have the same text again.
+    made_with = f"gptjax {gptjax.__version__}, step {one.run.step}"
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": one.id,
-        # All that is needed to have the same text again.
-        "system_fingerprint": f"gptjax {gptjax.__version__}, step {one.run.step}, seed {asked.seed}",
+        "system_fingerprint": f"{made_with}, seed {asked.seed}",
     }
     if asked.stream:
         return await server.stream(request, make, functools.partial(_chunk, asked, head))
-    return json_response(await server.until_gone(request, _whole(server.worker.run(make), asked, head)))
+    answer = _whole(server.worker.run(make), asked, head)
+    return json_response(await server.until_gone(request, answer))
 
 
 def _chunk(asked: CompletionRequest, head: dict[str, Any], item: Any) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """What may be asked of ``/v1/completions``, and of what an answer is made.
 
-In: a JSON object: OpenAI's fields, and three of our own. Out: a ``CompletionRequest``. What is unknown, or means something that these
-models do not do, is refused by name: an answer to another question would look right.
+In: a JSON object: OpenAI's fields, and three of our own. Out: a ``CompletionRequest``. What is
+unknown, or means something that these models do not do, is refused by name: an answer to another
+question would look right.
 """
 
 import dataclasses
@@ -157,7 +158,7 @@ _NOT_HERE: dict[str, tuple[Any, ...]] = {
 }
 
 
-def parse(said: dict[str, Any], limits: Limits = Limits()) -> CompletionRequest:
+def parse(said: dict[str, Any], limits: Limits) -> CompletionRequest:
     """Check a request; Refusal (400) names the field. Without a seed it gets one by chance."""
     said = {name: value for name, value in said.items() if value is not None}
     n, best_of = said.get("n", 1), said.pop("best_of", None)
@@ -173,7 +174,9 @@ def parse(said: dict[str, Any], limits: Limits = Limits()) -> CompletionRequest:
         if not good(value):
             raise Refusal(400, f"{name} must be {must}, not {value!r:.80}", name)
     if best_of not in (None, n):
-        raise Refusal(400, f"best_of={best_of!r:.40} is not supported here: n says how many", "best_of")
+        raise Refusal(
+            400, f"best_of={best_of!r:.40} is not supported here: n says how many", "best_of"
+        )
     include_usage = _include_usage(said.pop("stream_options", None), said.get("stream", False))
     if "prompt" in said:
         said["prompt"] = _prompts(said["prompt"])
@@ -185,7 +188,8 @@ def parse(said: dict[str, Any], limits: Limits = Limits()) -> CompletionRequest:
         line = f"max_tokens={asked.max_tokens:,} is more than this server's {limits.tokens:,}"
         raise Refusal(400, line, "max_tokens")
     if (rows := len(asked.prompt) * asked.n) > limits.rows:
-        line = f"{len(asked.prompt):,} prompts x n={asked.n:,} are {rows:,} texts: at most {limits.rows}"
+        said_n = f"{len(asked.prompt):,} prompts x n={asked.n:,}"
+        line = f"{said_n} are {rows:,} texts, and {limits.rows} are the most"
         raise Refusal(400, line, "n" if asked.n > 1 else "prompt")
     return asked
 

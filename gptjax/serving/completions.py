@@ -37,11 +37,9 @@ def parts(run: Run, asked: CompletionRequest) -> Iterator[Part | Usage | None]:
     )
     prompts = [p if isinstance(p, str) else np.array(p, np.int32) for p in asked.prompt]
     read = [generate.prompt_ids(run.tokenizer, p, run.items) for p in prompts]
-    hidden = [len(ids) - _n_own(run, p) for ids, p in zip(read, prompts, strict=True)]
-    each = [range(asked.n)] * len(prompts)
-    rows = [
-        _Row(run, asked, p * asked.n + s, read[p], hidden[p]) for p, of in enumerate(each) for s in of
-    ]
+    hidden = [int(run.items or not len(p)) for p in prompts]  # what stands before a beginning
+    of_row = [p for p in range(len(prompts)) for _ in range(asked.n)]
+    rows = [_Row(run, asked, i, read[p], hidden[p]) for i, p in enumerate(of_row)]
     key_R = generate.row_keys(asked.seed, len(prompts), asked.n)
     made = 0
     for first in range(0, len(rows), GROUP_ROWS):
@@ -53,22 +51,15 @@ def parts(run: Run, asked: CompletionRequest) -> Iterator[Part | Usage | None]:
             continue
         # As many rows as a power of two, each with its program: the last ones are not shown.
         full = [i % len(group) for i in range(1 << (len(group) - 1).bit_length())]
-        texts = [prompts[group[i].index // asked.n] for i in full]
+        texts = [prompts[of_row[first + i]] for i in full]
         every = generate.STREAM_TOKENS if asked.stream else LOOK_EVERY
         keys = key_R[first + np.array(full)]
-        stream = generate.stream(
-            run.model, run.params, run.tokenizer, texts, keys, settings, every
-        )
+        stream = generate.stream(run.model, run.params, run.tokenizer, texts, keys, settings, every)
         for piece in stream:
             if piece.row < len(group):
                 yield from group[piece.row].more(piece)
                 made += len(piece.sample.ids) if piece.sample else 0
     yield Usage(sum(map(len, read)) - sum(hidden), made)
-
-
-def _n_own(run: Run, prompt: str | np.ndarray) -> int:
-    """How many tokens a prompt has, without the one that stands before a beginning."""
-    return len(run.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
 
 
 class _Row:

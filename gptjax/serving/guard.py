@@ -42,7 +42,7 @@ def is_allowed(host: str, bound: str, allowed: Sequence[str]) -> bool:
     """Whether a ``Host`` header names this server, bound to ``bound``; the port is any.
 
     A name that somebody else's DNS sends here is none of ours. A number cannot be such a name:
-    bound to all addresses, the server takes them all. ``allowed``: names, or "*.name" for all below.
+    bound to all addresses, the server takes any. ``allowed``: names, or "*.name" for all below.
     """
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.split(":")[0]
     name = name.casefold().rstrip(".")

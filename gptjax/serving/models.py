@@ -4,14 +4,14 @@ In: work folders. Out: a ``Served`` for each, by its name; its ``run`` is there 
 """
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError
-
-Told = Callable[[str], None]  # one line for whoever started the server
+from gptjax.monitoring.console import Terminal
 
 
 @dataclasses.dataclass
@@ -38,29 +38,28 @@ def named(workdirs: Iterable[str]) -> list[Served]:
         if any(workdir == other.workdir for other in served):
             raise UserError(f"--workdir={workdir} is given twice: give each run once")
         name = Path(workdir.rstrip("/")).absolute().resolve().name or "run"
-        same = [other for other in served if other.id.rpartition("-")[0] == name or other.id == name]
-        served.append(Served(f"{name}-{len(same) + 1}" if same else name, workdir))
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        taken = {other.id for other in served}
+        served.append(Served(next(one for one in names if one not in taken), workdir))
     return served
 
 
-def open_all(
-    served: Iterable[Served], checkpoint: str, told: Told, warn: Told
-) -> Iterator[Served]:
+def open_all(served: Iterable[Served], checkpoint: str, terminal: Terminal) -> Iterator[Any]:
     """Open each run and have it write a little, so that what it needs is compiled; then yield it.
 
-    To be run in the worker's thread. ``told`` gets a line of each, ``warn`` what is damaged.
-    UserError where one cannot be opened.
+    To be run in the worker's thread. UserError where one cannot be opened.
     """
-    from gptjax.checkpoints.run import open_for_command
-
     for one in served:
         began = time.monotonic()
-        run = open_for_command(one.workdir, checkpoint, warn)
-        if run.config.predicts_next:
-            for _ in _first_words(run):
-                pass
+        with terminal.doing(f"opening {one.id}"):
+            from gptjax.checkpoints.run import open_for_command
+
+            run = open_for_command(one.workdir, checkpoint, terminal.warn)
+            if run.config.predicts_next:
+                for _ in _first_words(run):
+                    pass
         one.opened, one.run = int(time.time()), run
-        told(f"{one.id}: {run!r}, ready after {time.monotonic() - began:.1f} s")
+        terminal.note(f"{one.id}: {run!r}, ready after {time.monotonic() - began:.1f} s")
         yield one
     for one in served:
         if one.run.config.predicts_next:

@@ -8,6 +8,7 @@ and a new one has the first. Knows nothing of models or HTTP.
 import asyncio
 import collections
 import contextlib
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,19 +26,12 @@ class Overdue(Exception):
 
 
 class _Job:
-    """What is left of an iterator, and what it gave that was not taken; of one asyncio loop."""
+    """What is left of an iterator; ``give`` gets ("item", item), ("error", error) or ("end",)."""
 
-    def __init__(self, make: Callable[[], Iterator[Any]], until: float):
-        self.make, self.until = make, until  # the latter in seconds of the monotonic clock
+    def __init__(self, make: Callable[[], Iterator[Any]], until: float, give: Callable[..., None]):
+        self.make, self.until, self.give = make, until, give  # until: s of the monotonic clock
         self.iterator: Iterator[Any] | None = None
-        self.given: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.unread, self.gone = 0, False  # both under the worker's lock
-        self._loop = asyncio.get_running_loop()
-
-    def give(self, what: str, item: Any = None) -> None:
-        """Hand something to the loop, from the worker's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-            self._loop.call_soon_threadsafe(self.given.put_nowait, (what, item))
 
     def step(self) -> bool:
         """Have the turn; whether there may be another."""
@@ -73,6 +67,7 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="model worker", daemon=True)
 
     def start(self) -> None:
+        """Begin with the jobs that are there."""
         self._thread.start()
 
     def stop(self, seconds: float = 1.0) -> bool:
@@ -90,6 +85,12 @@ class Worker:
         with self._changed:
             return len(self._jobs) + (self._at_work is not None)
 
+    def begin(self, make: Callable[[], Iterator[Any]], give: Callable[..., None]) -> None:
+        """A job that nobody awaits, without a limit of time; ``give`` is as in ``_Job``."""
+        with self._changed:
+            self._jobs.append(_Job(make, math.inf, give))
+            self._changed.notify()
+
     async def run(
         self, make: Callable[[], Iterator[Any]], seconds: float | None = None
     ) -> AsyncIterator[Any]:
@@ -98,18 +99,22 @@ class Worker:
         Close it (``contextlib.aclosing``) to stop early: so does a task that is cancelled. Raises
         ``Busy`` at once, ``Overdue`` after ``seconds`` (the worker's), or what the iterator raised.
         """
-        job = self._take(make, self.seconds if seconds is None else seconds)
+        given: asyncio.Queue[tuple] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def give(*what: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(given.put_nowait, what)
+
+        job = self._take(make, self.seconds if seconds is None else seconds, give)
         try:
-            while True:
-                what, item = await job.given.get()
-                if what == "end":
-                    return
-                if what == "error":
-                    raise item
+            while (what := await given.get())[0] == "item":
                 with self._changed:
                     job.unread -= 1
                     self._changed.notify()
-                yield item
+                yield what[1]
+            if what[0] == "error":
+                raise what[1]
         finally:
             with self._changed:
                 job.gone = True
@@ -121,14 +126,16 @@ class Worker:
             async for answer in answers:
                 return answer
 
-    def _take(self, make: Callable[[], Iterator[Any]], seconds: float) -> _Job:
+    def _take(
+        self, make: Callable[[], Iterator[Any]], seconds: float, give: Callable[..., None]
+    ) -> _Job:
         with self._changed:
             if self._ends:
                 raise Busy("the server is ending")
             n = len(self._jobs) + (self._at_work is not None)
             if n >= self.most_jobs:
                 raise Busy(f"{n} questions are being answered, and no more are taken")
-            job = _Job(make, time.monotonic() + seconds)
+            job = _Job(make, time.monotonic() + seconds, give)
             self._jobs.appendleft(job)  # whoever types waits for one turn of a long text, no more
             self._changed.notify()
             return job
@@ -144,7 +151,7 @@ class Worker:
             with self._changed:
                 self._at_work = None
                 if goes_on:
-                    job.unread += 1
+                    job.unread += job.until < math.inf  # of what somebody reads
                     self._jobs.append(job)
 
     def _next(self) -> _Job | None:
@@ -157,8 +164,8 @@ class Worker:
                         self._jobs.remove(job)
                         self._at_work = job
                         return job
-                wake = min((job.until for job in self._jobs), default=None)
-                self._changed.wait(None if wake is None else max(wake - now, 0.0))
+                wake = min((job.until for job in self._jobs), default=math.inf)
+                self._changed.wait(None if wake == math.inf else max(wake - now, 0.0))
             for job in self._jobs:
                 job.give("error", Busy("the server is ending"))
             return None
