@@ -138,8 +138,9 @@ def copied(text: str, corpus: Corpus) -> dict[str, Any]:
 
 def tokens_of(tok: Tokenizer, ids_T: np.ndarray, begin: int, end: int) -> list[int]:
     """The places [first, past the last] of the tokens that hold the characters begin to end."""
-    decode_more, n, ends = tok.decoder(), 0, []
-    for i, id in enumerate(ids_T):
-        n += len(decode_more(np.array([id]), i == len(ids_T) - 1))
-        ends.append(n)
-    return [int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end, "left")) + 1]
+    decode_more, last = tok.decoder(), len(ids_T) - 1
+    sizes = [len(decode_more(np.array([id]), i == last)) for i, id in enumerate(ids_T)]
+    ends = np.cumsum(sizes)
+    # The bytes of a character begin where it does, and end, but for the last one, there too.
+    first = min(np.searchsorted(ends, begin, "right"), np.searchsorted(ends - sizes, begin))
+    return [int(first), int(np.searchsorted(ends, end)) + 1]

@@ -5,7 +5,6 @@ here are the next token's bars, the look inside of a text, and whether it is cop
 """
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import gptjax
 from gptjax.errors import UserError, did_you_mean
+from gptjax.monitoring.metrics import plain
 from gptjax.serving.app import Server, json_response
-from gptjax.serving.guard import Refusal
+from gptjax.serving.guard import Refusal, as_json
 from gptjax.serving.models import Served
 
 SHOWN, MOST_SHOWN = 12, 1000  # tokens of an answer
@@ -58,6 +59,7 @@ class Playground:
         self._server = server
         self._asked: dict[str, Any] = {}  # id -> next_token.Asked; of the worker's thread alone
         self._contexts: dict[str, asyncio.Task] = {}  # id -> web.context.Context
+        self._page: asyncio.Task | None = None  # JSON
 
     async def runs(self, request: Request) -> Response:
         """The runs, those that are still being opened too, and what can be said of each."""
@@ -92,20 +94,40 @@ class Playground:
 
         return json_response(await self._server.ask(request, answer))
 
+    async def page(self, request: Request) -> Response:
+        """The data of the page's other panels: of the first run, made once."""
+        one = self._server.served[0]
+        if one.run is None:
+            self._server.find(one.id)  # refuses: it is still being opened
+        if self._page is None:
+            self._page = asyncio.ensure_future(self._look(one))
+        return Response(await asyncio.shield(self._page), media_type="application/json")
+
+    async def _look(self, one: Served) -> bytes:
+        context = await self._context_of(one)
+
+        def look() -> bytes:
+            from gptjax.web import payload
+
+            steps = payload.shown_steps(context.workdir, one.run.step)
+            return as_json(plain(payload.page_data(one.run, context, steps)))
+
+        return await asyncio.to_thread(look)  # beside the worker: others type meanwhile
+
     async def inspect(self, request: Request) -> Response:
         """What the panel of a text shows, of this text."""
         one, said = await self._said(request, *_TEXT)
-        text = await self._server.ask(request, lambda: _text(one.run, said))
-        if not text:
-            raise Refusal(400, "text is empty: type something to look inside of", "text")
-        context = dataclasses.replace(await self._context_of(one), text=text, text_from="user")
+        context = await self._context_of(one)
 
-        def look() -> dict[str, Any] | None:
-            from gptjax.web.text_data import text_data
+        def look() -> dict[str, Any]:
+            from gptjax.web import text_data
 
-            return text_data(one.run, context)
+            text = _text(one.run, said)
+            if not text:
+                raise Refusal(400, "text is empty: type something to look inside of", "text")
+            return {"text": text_data.inspect(one.run, context, text)}
 
-        return json_response({"text": await self._server.ask(request, look)})
+        return json_response(await self._server.ask(request, look))
 
     async def copied(self, request: Request) -> Response:
         """How much of a text stands in the corpus; "kind" is None where that is not known."""
@@ -162,10 +184,18 @@ class Playground:
         return await asyncio.shield(self._contexts[one.id])
 
 
+def first_data(served: Sequence[Served]) -> dict[str, Any]:
+    """What the page knows before a run is open: the rest it asks for."""
+    title = ", ".join(one.id for one in served)
+    told = {"version": gptjax.__version__, "name": title, "run": served[0].id}
+    return told | {"tokens": [], "checkpoints": []}
+
+
 def routes(server: Server) -> Sequence[Route]:
     """The addresses of the playground."""
     own = Playground(server)
     return [
+        Route("/api/page", own.page, methods=["GET"]),
         Route("/api/runs", own.runs, methods=["GET"]),
         Route("/api/vocabulary", own.vocabulary, methods=["GET"]),
         Route("/api/next", own.next, methods=["POST"]),
@@ -199,7 +229,9 @@ def _context(run: Any, said: dict[str, Any]) -> Any:
     prompt = np.array(said["ids"], np.int32) if "ids" in said else said.get("text", "")
     ids_T = prompt_ids(run.tokenizer, prompt, run.items)
     if len(ids_T) > MOST_TOKENS:
-        raise UserError(f"a text of {len(ids_T):,} tokens is too long to ask: {MOST_TOKENS:,} at most")
+        raise UserError(
+            f"a text of {len(ids_T):,} tokens is too long to ask: {MOST_TOKENS:,} at most"
+        )
     return ids_T
 
 

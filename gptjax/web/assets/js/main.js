@@ -3,9 +3,10 @@
 import { h, show, t } from "./dom.js";
 import { makeLive } from "./live.js";
 import { makePage, timeSlider } from "./page.js";
+import { playgroundPanel } from "./panels/playground.js";
 
 // In the order of the page. `has` says whether there is something to show of this run.
-const PANELS = [];
+const PANELS = [playgroundPanel];
 
 const RETRY_MS = 400;
 

@@ -3,9 +3,9 @@
 import { h, number, show, slider, t } from "../dom.js";
 import { makeColumn } from "./playground_column.js";
 
-const ALL = 101; // the end of the slider of top-k: no limit
+const TOP_K_ALL = 101; // the end of the slider of top-k: no limit
 const MOST_SEED = 2 ** 32 - 1;
-const LOADING_MS = 500;
+const RUNS_MS = 500;
 
 export const playgroundPanel = { id: "playground", title: "playground.title", live: true, mount: mountPlayground };
 
@@ -84,7 +84,7 @@ async function showRuns(page, place, choose) {
       if (!can.length) show(place, h("p", { class: "note" }, t(found.some((run) => run.state === "loading") ? "playground.loading" : "playground.none_writes")));
     }
     if (found.every((run) => run.state !== "loading")) return;
-    await new Promise((resolve) => setTimeout(resolve, LOADING_MS));
+    await new Promise((resolve) => setTimeout(resolve, RUNS_MS));
   }
 }
 
@@ -113,14 +113,14 @@ function makeSettings(onInput) {
   const make = (name, label, min, max, stepBy, value, said) =>
     slider({ id: `playground-${name}`, label, min, max, step: stepBy, value, text: said, onInput });
   const temperature = make("temperature", t("playground.temperature"), 0, 2, 0.05, 1, (v) => (v ? number(v, 2) : t("playground.greedy")));
-  const topK = make("top-k", t("playground.top_k"), 1, ALL, 1, ALL, (v) => (v < ALL ? number(v, 0) : t("playground.all")));
-  const topP = make("top-p", t("playground.top_p"), 0.01, 1, 0.01, 1, (v) => (v < 1 ? number(v, 2) : t("playground.all")));
-  const minP = make("min-p", t("playground.min_p"), 0, 1, 0.01, 0, (v) => (v ? number(v, 2) : t("playground.all")));
+  const topK = make("top-k", t("playground.top_k"), 1, TOP_K_ALL, 1, TOP_K_ALL, (v) => (v < TOP_K_ALL ? t(v === 1 ? "playground.one_token" : "playground.tokens", { n: v }) : t("playground.off")));
+  const topP = make("top-p", t("playground.top_p"), 0.01, 1, 0.01, 1, (v) => (v < 1 ? number(v, 2) : t("playground.off")));
+  const minP = make("min-p", t("playground.min_p"), 0, 1, 0.01, 0, (v) => (v ? number(v, 2) : t("playground.off")));
   const seed = wholeNumber("playground-seed", t("playground.seed"), 1337, 0, MOST_SEED);
   const another = h("button", { type: "button", onclick: () => seed.set(Math.floor(Math.random() * 1e6)) }, t("playground.another_seed"));
   const rules = () => ({
     temperature: temperature.value(),
-    top_k: topK.value() < ALL ? topK.value() : null,
+    top_k: topK.value() < TOP_K_ALL ? topK.value() : null,
     top_p: topP.value() < 1 ? topP.value() : null,
     min_p: minP.value() || null,
   });

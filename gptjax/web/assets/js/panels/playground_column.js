@@ -2,9 +2,9 @@
 
 import { figure, h, number, percent, show, t } from "../dom.js";
 import { visible } from "../page.js";
-import { grow, idsTo, plant, rootOf, treeList, way } from "./playground_tree.js";
+import { grow, idsTo, plant, rootOf, treeList, wayTo } from "./playground_tree.js";
 
-const SHOWN = 12; // bars
+const BARS_SHOWN = 12; // bars
 
 // `run`: of /api/runs. `settings`: {rules(), seed()}. `say(text)`: tell it to who cannot see it.
 // Returns {node, setPrompt, refresh, write, stop, back, idle, onIdle}.
@@ -12,7 +12,8 @@ export function makeColumn(run, page, settings, say) {
   const place = (name) => `playground.${run.id}.${name}`;
   const box = (name, attributes = {}) => h("div", { class: `playground-${name}`, ...attributes });
   const text = box("text", { role: "group", "aria-label": t("playground.text_of", { run: run.id }) });
-  const [next, tree, copies] = [box("next"), box("tree"), box("copies")];
+  const short = ["character", "byte"].includes(run.unit) ? " short-names" : "";
+  const [next, tree, copies] = [`next${short}`, "tree", "copies"].map((name) => box(name));
   const problem = h("p", { class: "error", role: "alert" });
   const trees = new Map(); // of each prompt, so that a prompt typed again has its texts again
   let [prompt, at, picked, marks] = ["", plant(), null, new Set()];
@@ -60,7 +61,7 @@ export function makeColumn(run, page, settings, say) {
       const context = node.parent ? { ids: idsTo(node) } : { text: prompt };
       try {
         tokens ??= (await page.live.get(`api/vocabulary?run=${encodeURIComponent(run.id)}`)).tokens;
-        const answer = await page.live.post("api/next", { run: run.id, n: SHOWN, ...context, ...settings.rules() });
+        const answer = await page.live.post("api/next", { run: run.id, n: BARS_SHOWN, ...context, ...settings.rules() });
         if (rootOf(node) !== rootOf(at)) continue; // of a prompt that is gone
         if (!node.parent) node.ids = answer.ids;
         problem.textContent = "";
@@ -87,7 +88,7 @@ export function makeColumn(run, page, settings, say) {
           onclick: () => take(node, token),
         },
         h("span", { class: "bar-name" }, visible(token.text), token.id === look?.id ? h("span", { class: "bar-mark" }, ` ${t("playground.came")}`) : null),
-        h("span", { class: "tracks", "aria-hidden": "true" }, bar("of-model", token.p / most), bar("of-draw", token.sampled / most)),
+        h("span", { class: "tracks", "aria-hidden": "true" }, nextBar("of-model", token.p / most), nextBar("of-draw", token.sampled / most)),
         value(`p.${token.id}`, token.p, t("playground.p_said")),
         value(`sampled.${token.id}`, token.sampled, t("playground.sampled_said")),
       );
@@ -127,9 +128,10 @@ export function makeColumn(run, page, settings, say) {
   }
 
   function drawText() {
-    const nodes = way(at);
+    const nodes = wayTo(at);
     show(text, h("span", { class: "prompt" }, prompt), nodes.map(tokenButton));
     rove(picked ? nodes.indexOf(picked) : nodes.length - 1);
+    if (!picked) text.scrollTop = text.scrollHeight;
     if (!nodes.length && !prompt) show(text, h("span", { class: "note" }, t("playground.nothing_yet")));
   }
 
@@ -227,7 +229,7 @@ export function makeColumn(run, page, settings, say) {
 
   // Of a stream what was written, without the prompt; of items the whole item.
   async function lookForCopy() {
-    const nodes = way(at);
+    const nodes = wayTo(at);
     const context = run.items && nodes.length ? { ids: idsTo(at) } : nodes.length ? { ids: nodes.map((node) => node.id) } : { text: prompt };
     show(copies, h("p", { class: "note" }, t("playground.looking")));
     try {
@@ -284,7 +286,7 @@ export function makeColumn(run, page, settings, say) {
   return { node, setPrompt, refresh, write, stop, back, idle: () => writing === null, onIdle: (f) => (heard = f) };
 }
 
-function bar(kind, share) {
+function nextBar(kind, share) {
   const inner = h("span", { class: `bar ${kind}` });
   inner.style.width = `${100 * share}%`;
   return h("span", { class: "bar-track" }, inner);

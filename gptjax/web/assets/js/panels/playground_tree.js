@@ -3,8 +3,8 @@
 import { h, t } from "../dom.js";
 import { visible } from "../page.js";
 
-const DEEPEST = 6; // steps to the right: a phone has room for no more
-const SHOWN = 40; // characters of a stretch of text
+const TREE_DEEPEST = 6; // steps to the right: a phone has room for no more
+const STRETCH_SHOWN = 40; // characters of a stretch of text
 
 // The beginning of a tree: the tokens of a prompt, null until the server has told them.
 export function plant(ids = null) {
@@ -21,7 +21,7 @@ export function grow(node, id) {
 }
 
 // The nodes from the prompt (left out) to a node.
-export function way(node) {
+export function wayTo(node) {
   const nodes = [];
   for (let at = node; at.parent; at = at.parent) nodes.unshift(at);
   return nodes;
@@ -35,11 +35,11 @@ export function rootOf(node) {
 
 // All tokens up to a node, the prompt's first.
 export function idsTo(node) {
-  return [...rootOf(node).ids, ...way(node).map((one) => one.id)];
+  return [...rootOf(node).ids, ...wayTo(node).map((one) => one.id)];
 }
 
 // Nodes of a tree that follow each other without a fork, from `node` on.
-function stretch(node) {
+function stretchFrom(node) {
   const nodes = [node];
   let at = node;
   while (at.children.length === 1) {
@@ -51,14 +51,14 @@ function stretch(node) {
 
 // The tree as nested lists of buttons; `token(id)`: its text. Up and Down go through them all.
 export function treeList(root, current, token, goTo) {
-  const here = new Set([root, ...way(current)]);
+  const here = new Set([root, ...wayTo(current)]);
   const list = (nodes, depth) =>
-    h("ul", { class: depth > 0 && depth <= DEEPEST ? "deeper" : null }, nodes.map((node) => item(node, depth)));
+    h("ul", { class: depth > 0 && depth <= TREE_DEEPEST ? "deeper" : null }, nodes.map((node) => item(node, depth)));
   const item = (node, depth) => {
-    const nodes = stretch(node);
+    const nodes = stretchFrom(node);
     const end = nodes[nodes.length - 1];
     const said = visible(nodes.map((one) => token(one.id)).join(""));
-    const cut = [...said].length > SHOWN ? `${[...said].slice(0, SHOWN).join("")}…` : said;
+    const cut = [...said].length > STRETCH_SHOWN ? `${[...said].slice(0, STRETCH_SHOWN).join("")}…` : said;
     const button = h(
       "button",
       {
