@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette", reason='the server\'s packages are not there: pip install ".[serve]"')
+pytest.importorskip(
+    "starlette", reason='the server\'s packages are not there: pip install ".[serve]"'
+)
 uvicorn = pytest.importorskip("uvicorn")
 
 from gptjax import models  # noqa: E402
@@ -64,7 +66,9 @@ def runs(random_params):
 
 
 @contextlib.contextmanager
-def serving(served, most_jobs=64, seconds=60.0, limits=Limits(tokens=400, rows=24), more=lambda server: []):
+def serving(
+    served, most_jobs=64, seconds=60.0, limits=Limits(tokens=400, rows=24), more=lambda server: []
+):
     """A server of these runs: .url, .worker, .client (httpx's)."""
     worker = Worker(most_jobs, seconds)
     inside = app(served, worker, lambda: PAGE, limits, more)
