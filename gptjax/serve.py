@@ -23,7 +23,7 @@ from gptjax.cli import main as cli
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 
-END_S = 1.0  # what answers under way get after Ctrl-C, and the worker after them
+END_S = 0.5  # what answers under way get after Ctrl-C, and the worker after them
 CONNECTIONS = 512
 
 
@@ -69,7 +69,13 @@ def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> i
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=END_S,
     )
-    server, failed = uvicorn.Server(config), []
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            worker.stop(0)  # who waits for it is told, and so its answer ends, too
+            await super().shutdown(sockets)
+
+    server, failed = Server(config), []
 
     def opening(what: str, error: Exception | None = None) -> None:
         if what == "error":
@@ -85,7 +91,7 @@ def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> i
     worker.start()
     with contextlib.suppress(KeyboardInterrupt):  # told again when all has ended in good order
         server.run(sockets=[sock])
-    ended = worker.stop(END_S / 2)
+    ended = worker.stop(END_S)
     if failed:
         raise failed[0]
     if not ended:  # it compiles: nothing is lost, and Python would wait for it

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import logging
 import re
 import time
 import uuid
@@ -97,7 +98,10 @@ class Server:
                             yield _event(said)
                     yield b"data: [DONE]\n\n"
                 except Exception as error:
-                    yield _event(as_refusal(error).body())
+                    refusal = as_refusal(error)
+                    if refusal.status == 500:
+                        logging.getLogger("gptjax").error("in a stream", exc_info=error)
+                    yield _event(refusal.body())
 
         # A proxy is told to pass each event on as it comes.
         return StreamingResponse(told(), media_type=EVENTS, headers={"x-accel-buffering": "no"})
@@ -118,7 +122,7 @@ def json_response(value: dict[str, Any], status: int = 200, **headers: str) -> R
 
 
 def as_refusal(error: Exception) -> Refusal:
-    """What a client is told of an error; ``error`` itself where it is a bug."""
+    """What a client is told of an error."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, UserError):
@@ -241,7 +245,10 @@ async def _detokenize(server: Server, request: Request) -> dict[str, Any]:
     run, ids = server.find(said.get("model")).run, said.get("tokens")
     if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**31 for id in ids):
         raise Refusal(400, "tokens must be a list of whole numbers, 0 or more", "tokens")
-    return {"prompt": await server.ask(request, lambda: run.tokenizer.decode(ids))}
+    try:
+        return {"prompt": await server.ask(request, lambda: run.tokenizer.decode(ids))}
+    except UserError as error:
+        raise Refusal(400, str(error), "tokens") from error
 
 
 async def _completions(server: Server, request: Request) -> Response:

@@ -32,12 +32,15 @@ def named(workdirs: Iterable[str]) -> list[Served]:
     from gptjax.runtime.object_store import is_remote
 
     served: list[Served] = []
+    paths: set[str] = set()
     for workdir in workdirs:
         if not is_remote(workdir) and not Path(workdir).is_dir():
             raise UserError(f"no folder {workdir!r}: --workdir names the folder of a run")
-        if any(workdir == other.workdir for other in served):
+        path = workdir if is_remote(workdir) else str(Path(workdir).resolve())
+        if path in paths:
             raise UserError(f"--workdir={workdir} is given twice: give each run once")
-        name = Path(workdir.rstrip("/")).absolute().resolve().name or "run"
+        paths.add(path)
+        name = path.rstrip("/").replace("\\", "/").rpartition("/")[2] or "run"
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         taken = {other.id for other in served}
         served.append(Served(next(one for one in names if one not in taken), workdir))

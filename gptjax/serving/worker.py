@@ -2,7 +2,7 @@
 
 In: functions that make an iterator; whatever they compute, they compute between two of its items.
 Out: the items, awaited one by one. No job waits for another's end: each has a turn, one item long,
-and a new one has the first. Knows nothing of models or HTTP.
+and every second turn is a new job's. Knows nothing of models or HTTP.
 """
 
 import asyncio
@@ -60,8 +60,10 @@ class Worker:
 
     def __init__(self, most_jobs: int = 64, seconds: float = 120.0):
         self.most_jobs, self.seconds = most_jobs, seconds
-        self._jobs: collections.deque[_Job] = collections.deque()
+        self._new: collections.deque[_Job] = collections.deque()  # which had no turn yet
+        self._jobs: collections.deque[_Job] = collections.deque()  # the others, in their order
         self._at_work: _Job | None = None
+        self._new_first = True  # whether the next turn is for a new job, if there is one
         self._changed = threading.Condition()
         self._ends = False
         self._thread = threading.Thread(target=self._work, name="model worker", daemon=True)
@@ -83,7 +85,10 @@ class Worker:
     def n_jobs(self) -> int:
         """How many are under way."""
         with self._changed:
-            return len(self._jobs) + (self._at_work is not None)
+            return self._count()
+
+    def _count(self) -> int:
+        return len(self._new) + len(self._jobs) + (self._at_work is not None)
 
     def begin(self, make: Callable[[], Iterator[Any]], give: Callable[..., None]) -> None:
         """A job that nobody awaits, without a limit of time; ``give`` is as in ``_Job``."""
@@ -132,11 +137,10 @@ class Worker:
         with self._changed:
             if self._ends:
                 raise Busy("the server is ending")
-            n = len(self._jobs) + (self._at_work is not None)
-            if n >= self.most_jobs:
+            if (n := self._count()) >= self.most_jobs:
                 raise Busy(f"{n} questions are being answered, and no more are taken")
             job = _Job(make, time.monotonic() + seconds, give)
-            self._jobs.appendleft(job)  # whoever types waits for one turn of a long text, no more
+            self._new.append(job)
             self._changed.notify()
             return job
 
@@ -159,13 +163,16 @@ class Worker:
         with self._changed:
             while not self._ends:
                 now = time.monotonic()
-                for job in self._jobs:
-                    if job.gone or job.until <= now or job.unread < UNREAD:
-                        self._jobs.remove(job)
-                        self._at_work = job
-                        return job
+                # In turns: whoever types does not wait for the end of long texts, nor they for his.
+                queues = (self._new, self._jobs) if self._new_first else (self._jobs, self._new)
+                for queue in queues:
+                    for job in queue:
+                        if job.gone or job.until <= now or job.unread < UNREAD:
+                            queue.remove(job)
+                            self._at_work, self._new_first = job, queue is not self._new
+                            return job
                 wake = min((job.until for job in self._jobs), default=math.inf)
                 self._changed.wait(None if wake == math.inf else max(wake - now, 0.0))
-            for job in self._jobs:
+            for job in (*self._new, *self._jobs):
                 job.give("error", Busy("the server is ending"))
             return None

@@ -131,7 +131,7 @@ export function lineChart(what) {
 // Scales, axes and horizontal lines of a chart `width` px wide.
 function frame(what, xs, width) {
   const height = what.height ?? 260;
-  const [left, right, top, bottom] = [52, width - 12, 10, height - 38];
+  const [left, right, top, bottom] = [52, width - 24, 10, height - 38];
   const ys = what.series.flatMap((s) => Array.from(s.y)).filter(Number.isFinite);
   const levels = (what.lines ?? []).map((line) => line.y).filter(Number.isFinite);
   let [low, high] = [Math.min(...ys, ...levels), Math.max(...ys, ...levels)];

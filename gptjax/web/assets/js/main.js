@@ -3,14 +3,32 @@
 import { h, show, t } from "./dom.js";
 import { makeLive } from "./live.js";
 import { makePage, timeSlider } from "./page.js";
+import { diagramsPanel } from "./panels/diagrams.js";
+import { embeddingsPanel } from "./panels/embeddings.js";
+import { layersPanel } from "./panels/layers.js";
+import { lessonsPanel } from "./panels/lessons.js";
 import { playgroundPanel } from "./panels/playground.js";
+import { questionsPanel } from "./panels/questions.js";
+import { runPanel } from "./panels/run.js";
+import { samplesPanel } from "./panels/samples.js";
+import { textPanel } from "./panels/text.js";
 
 // In the order of the page. `has` says whether there is something to show of this run.
-const PANELS = [playgroundPanel];
+const PANELS = [
+  playgroundPanel,
+  questionsPanel,
+  runPanel,
+  samplesPanel,
+  textPanel,
+  embeddingsPanel,
+  lessonsPanel,
+  layersPanel,
+  diagramsPanel,
+];
 
 const RETRY_MS = 400;
 
-function frame(page) {
+function skeleton(page) {
   const list = h("ul", {});
   const time = h("div", { class: "sticky", role: "region", "aria-label": t("page.time") });
   const main = h("main", { id: "panels" });
@@ -46,7 +64,7 @@ function mount(panels, page, { list, main }) {
 async function begin() {
   const live = document.body.dataset.live === "yes" ? makeLive() : null;
   const page = makePage(JSON.parse(document.getElementById("data").textContent), live);
-  const places = frame(page);
+  const places = skeleton(page);
   const [early, late] = [true, false].map((is) => PANELS.filter((panel) => Boolean(panel.live) === is));
   if (live) mount(early, page, places);
   if (page.data.checkpoints.length === 0) {
