@@ -107,11 +107,11 @@ def make_app(args: Any, served: list, worker: Any, colab: bool) -> Any:
 
     frames = " ".join(f"https://{name}" for name in guard.GOOGLE) if colab else "'none'"
     limits = Limits(tokens=args.max_tokens)
-    title = ", ".join(one.id for one in served)
+    data = playground.first_data(served)
     return app.app(
         served,
         worker,
-        lambda: page.html_page(None, title, live=True),
+        lambda: page.html_page(data, data["name"], live=True),
         limits,
         playground.routes,
         frames,

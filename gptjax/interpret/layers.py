@@ -271,14 +271,14 @@ def measure(
     params: Any,
     batch: Batch,
     opt_state: Any = None,
-    optim: OptimConfig = OptimConfig(),
+    optim: OptimConfig | None = None,
     learning_rate: float = 0.0,
     tuning: Tuning = ALL,
 ) -> Layers:
     """Look into a model on one batch (B, T), dropout off.
 
-    ``params``: as a state of training has them. ``opt_state``: the optimizer's memory of those that
-    learn; None: there is none, and no update is known. Compiled once for all parameters of a shape.
+    ``params``: as a state of training has them. ``opt_state``: the memory that ``optim`` has of
+    those that learn; None: no update is known. Compiled once for all parameters of a shape.
     """
     model = plain(model)
     at = tuple(places(model))
@@ -287,7 +287,7 @@ def measure(
     flows = [_flow(*one, batch.w) for one in zip(at, seen, by_value, strict=True)]
     trained = jax.device_get(tuning.split(params)[0])
     updates = {}
-    if opt_state is not None:
+    if optim is not None and opt_state is not None:
         updates = pytree.flat(update_of(optim, opt_state, grads, trained, learning_rate))
     grads = pytree.flat(grads)
     matrices = [

@@ -283,7 +283,7 @@ def _chunk(asked: CompletionRequest, head: dict[str, Any], item: Any) -> dict[st
     """One event of a streamed answer."""
     more = {"usage": None} if asked.include_usage else {}
     if isinstance(item, Part):
-        return head | {"choices": [item._asdict()]} | more
+        return head | {"choices": [item.json()]} | more
     if isinstance(item, Usage) and asked.include_usage:
         return head | {"choices": [], "usage": item.json()}
     return None

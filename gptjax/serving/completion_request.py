@@ -27,7 +27,8 @@ class Limits:
 class CompletionRequest:
     """A checked request. A prompt is a text or its tokens; ``logprobs`` None asks for none.
 
-    The names are OpenAI's; ``top_k``, ``min_p`` and ``repetition_penalty`` those of ``sample``.
+    The names are OpenAI's; ``top_k``, ``min_p`` and ``repetition_penalty`` those of ``sample``;
+    ``return_token_ids`` is vLLM's.
     """
 
     model: str | None = None
@@ -45,6 +46,7 @@ class CompletionRequest:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    return_token_ids: bool = False
 
 
 LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
@@ -53,13 +55,20 @@ LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 class Part(NamedTuple):
     """More of the text of choice ``index``, and why it ended if it did.
 
-    ``logprobs``: OpenAI's four lists, of the tokens that became sure; None where none are asked.
+    ``logprobs``: OpenAI's four lists, of the tokens that became sure; ``token_ids`` those tokens.
+    Each is None where none are asked.
     """
 
     index: int
     text: str
     logprobs: dict[str, list] | None
     finish_reason: str | None = None
+    token_ids: list[int] | None = None
+
+    def json(self) -> dict[str, Any]:
+        """As OpenAI has it; with token ids only where they were asked for."""
+        left_out = {"token_ids"} if self.token_ids is None else set()
+        return {name: value for name, value in self._asdict().items() if name not in left_out}
 
 
 class Usage(NamedTuple):
@@ -78,8 +87,12 @@ class Whole:
 
     def __init__(self, asked: CompletionRequest):
         lists = None if asked.logprobs is None else LOGPROBS
+
+        def no_ids() -> list[int] | None:
+            return [] if asked.return_token_ids else None
+
         self.choices: list[dict[str, Any]] = [
-            Part(index, "", lists and {name: [] for name in lists})._asdict()
+            Part(index, "", lists and {name: [] for name in lists}, None, no_ids()).json()
             for index in range(len(asked.prompt) * asked.n)
         ]
 
@@ -90,6 +103,8 @@ class Whole:
         choice["finish_reason"] = part.finish_reason
         for name, values in (part.logprobs or {}).items():
             choice["logprobs"][name] += values
+        if part.token_ids is not None:
+            choice["token_ids"] += part.token_ids
 
 
 def _whole(low: int, high: int) -> Callable[[Any], bool]:
@@ -148,6 +163,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (_whole(1, 2**31 - 1), "a whole number, 1 or more (and below 2**31)"),
     "min_p": (_is_number, "a number"),
     "repetition_penalty": (_is_number, "a number"),
+    "return_token_ids": (_is_bool, "true or false"),
 }
 # OpenAI's, but for one value that changes nothing: refused.
 _NOT_HERE: dict[str, tuple[Any, ...]] = {

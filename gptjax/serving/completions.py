@@ -86,7 +86,7 @@ class _Row:
     def more(self, piece: Piece) -> Iterator[Part | None]:
         """A piece of what is made, as a part."""
         sample, n = piece.sample, self._n_read
-        if self._asked.logprobs is not None:
+        if self._asked.logprobs is not None or self._asked.return_token_ids:
             self._sure += len(piece.text)
             self._grow(piece.ids)
             n = n + len(sample.ids) if sample else self._n_sure()
@@ -104,18 +104,19 @@ class _Row:
         return max(self._shown, bisect.bisect_left(self._starts, self._sure, self._n_read))
 
     def _part(self, text: str, n: int, why: str | None = None) -> Iterator[Part | None]:
-        """Text, and the first ``n`` tokens' ln P as far as they were not shown."""
-        if (most := self._asked.logprobs) is None:
-            yield Part(self.index, text, None, why)
-            return
+        """Text, and the first ``n`` tokens and their ln P as far as they were not shown."""
         begin, self._shown = self._shown, max(n, self._shown)
+        ids = self._ids[begin:n] if self._asked.return_token_ids else None
+        if (most := self._asked.logprobs) is None:
+            yield Part(self.index, text, None, why, ids)
+            return
         found: list[scoring.Score | None] = [None] if begin == 0 < n else []  # nothing is before it
         if (first := begin + len(found)) < n:
             for some in scoring.scores(self._run, np.array(self._ids[:n]), first, n):
                 found += some
                 yield None
         shown = slice(begin, n)
-        yield Part(self.index, text, self._logprobs(shown, found, most), why)
+        yield Part(self.index, text, self._logprobs(shown, found, most), why, ids)
 
     def _logprobs(self, shown: slice, found: list[scoring.Score | None], most: int) -> dict:
         name = [token_name(self._run.tokenizer, id) for id in self._ids[shown]]

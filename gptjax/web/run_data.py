@@ -59,9 +59,14 @@ def run_facts(run: Run, ctx: Context) -> dict[str, Any]:
 
 
 def _first_estimate(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The first loss on val that was estimated, and at which step."""
-    found = (r for r in records if isinstance(r.get("val_nats"), float))
-    return next(({"step": r["step"], "nats": r["val_nats"]} for r in found), None)
+    """The earliest loss that was estimated, on val or on batches, and at which step."""
+    found = [
+        {"step": record["step"], "nats": record[name]}
+        for name in ("val_nats", "loss_nats")
+        for record in records
+        if isinstance(record.get(name), float)
+    ]
+    return min(found, key=lambda one: one["step"], default=None)
 
 
 def _machine(start: Mapping[str, Any]) -> dict[str, Any]:

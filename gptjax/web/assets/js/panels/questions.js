@@ -57,7 +57,7 @@ function normalAnswer(page) {
   const { run } = page.data;
   const { uniform, count_bigram } = run.lines;
   const compared = t("questions.normal_lines", { V: number(page.data.tokens.length, 0), uniform: number(uniform) });
-  const pairs = count_bigram === null ? "" : t("questions.normal_pairs", { bigram: number(count_bigram) });
+  const pairs = count_bigram === null || !run.predicts_next ? "" : t("questions.normal_pairs", { bigram: number(count_bigram) });
   const verdict = run.summary?.verdict ? `${run.summary.verdict}.` : t("questions.normal_unknown");
   return { said: [verdict, compared, pairs].filter(Boolean).join(" "), to: "run", label: t("run.title") };
 }

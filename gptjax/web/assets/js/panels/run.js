@@ -87,7 +87,7 @@ function lossChart(run, logX) {
     { name: t("run.val"), ...curves.val_nats },
     { name: t("run.exact_train"), ...exact("train") },
     { name: t("run.exact_val"), ...exact("val") },
-  ];
+  ].filter((one) => one.x.length > 0);
   const known = levels(run).filter(([, nats]) => nats !== null);
   const lines = known.map(([, nats, label]) => ({ name: `${label} ${number(nats)}`, y: nats }));
   const last = run.summary ? run.summary.final_val_nats : curves.val_nats.y.at(-1);
@@ -124,6 +124,7 @@ function smallCharts(run, logX) {
 
 // A first and a last step without a value give all charts of a run one x axis.
 function withEnds(series, run) {
+  if (series.length === 0) return series;
   const [first, ...rest] = series;
   const nothing = [Number.NaN];
   return [{ ...first, x: [...first.x, 0, run.last_step], y: [...first.y, ...nothing, ...nothing] }, ...rest];
