@@ -61,10 +61,17 @@ def small_runs(random_params):
 
 
 @contextlib.contextmanager
-def serving(served, most_jobs=64, seconds=60.0, limits=LIMITS, more=lambda server: []):
+def serving(
+    served,
+    most_jobs=64,
+    seconds=60.0,
+    limits=LIMITS,
+    more=lambda server: [],
+    page_html=lambda: PAGE,
+):
     """A server of these runs: .url, .worker, .client (httpx's)."""
     worker = Worker(most_jobs, seconds)
-    inside = app(served, worker, lambda: PAGE, limits, more)
+    inside = app(served, worker, page_html, limits, more)
     config = uvicorn.Config(
         Guard(inside, "127.0.0.1", ["known.example"], seconds),
         log_config=None,

@@ -1,41 +1,44 @@
-"""The playground in a real browser, its server a process of its own: each number is Python's."""
+"""The playground in a real browser and its server: each number and each text is Python's."""
 
 import re
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from tiny_runs import config, fit, write_text
+from random_runs import save_random_runs
+from tiny_runs import config, write_text
 
-from gptjax.checkpoints.run import open_run
 from gptjax.evaluation import memorization, probe
 from gptjax.generation import sampling
+from gptjax.interpret import text
 
-pytest.importorskip(
-    "uvicorn", reason='the server\'s packages are not there: pip install ".[serve]"'
-)
 SEED = 1337  # where the page begins
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A server of two tiny runs, "gpt" and "bigram": its URL, and the runs."""
+def served(tmp_path_factory, random_params):
+    """A server of two runs, "gpt" and "bigram": its URL, and the runs."""
+    for package in ("starlette", "uvicorn", "httpx"):
+        pytest.importorskip(package, reason='not there: pip install ".[serve]" httpx')
+    import live_server
+
+    from gptjax.serving import completion_request, models, playground
+    from gptjax.web import page
+
     folder = tmp_path_factory.mktemp("served")
-    text = write_text(folder)
-    for kind in ("gpt", "bigram"):
-        fit(config(text, kind), folder / kind)
-    runs = {kind: open_run(folder / kind) for kind in ("gpt", "bigram")}
-    flags = [f"--workdir={folder / kind}" for kind in runs]
-    command = [sys.executable, "-m", "gptjax.serve", *flags, "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            yield re.search(r"http://\S+", line)[0], runs
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+    corpus = write_text(folder)
+    runs = {
+        kind: save_random_runs(random_params, folder / kind, corpus, config(corpus, kind), [5])
+        for kind in ("gpt", "bigram")
+    }
+    of = [models.Served(kind, str(folder / kind), run) for kind, run in runs.items()]
+    data = playground.first_data(of)
+    with live_server.serving(
+        of,
+        limits=completion_request.Limits(),
+        more=playground.routes,
+        page_html=lambda: page.html_page(data, data["name"], live=True),
+    ) as server:
+        yield server.url, runs
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def begin(open_page, served, *how):
 def settled(page):
     """Wait until everything is written and the bars are of what stands there."""
     page.wait_for_selector("#playground button:disabled:text-is('Stop')")
-    page.wait_for_function("!document.querySelector('.playground-next[aria-busy=true]')")
+    page.wait_for_selector(".playground-next[aria-busy=true]", state="detached")
 
 
 def press(page, name):
@@ -75,13 +78,13 @@ def slide(page, name, value):
     )
 
 
-def assert_bars(page, values, runs, name, text, **rules):
+def assert_bars(page, values, runs, name, typed, **rules):
     """Every figure of a run's column is what the run and the sampler say."""
     settled(page)
     run, begun = runs[name], f"playground.{name}."
     shown = {k.removeprefix(begun): float(v) for k, v in values(page).items() if begun in k}
-    context = probe.prompt_ids(run.tokenizer, text, run.items)
-    _, p_SxV = probe.next_tokens(run, text)
+    context = probe.prompt_ids(run.tokenizer, typed, run.items)
+    _, p_SxV = probe.next_tokens(run, typed)
     seen_V = np.isin(np.arange(run.model.vocab_size), context)
     rules = {"temperature": 1.0} | rules
     log_p = np.log(np.maximum(p_SxV[-1:], 1e-30)).astype(np.float32)
@@ -225,12 +228,27 @@ def test_copied_passages_are_marked(playground, served):
     assert run.tokenizer.decode(marked) == passage
 
 
+def test_the_other_panels_look_inside_what_was_typed(playground, served, values):
+    run = served[1]["gpt"]
+    playground.wait_for_selector("#text [data-what='text.mean.nats']")
+    typed = "abcdefgab\ncab"
+    playground.locator("#playground-prompt").fill(typed)
+    settled(playground)
+    cut = text.rows(run, typed, 99)
+    mean = text.read(run, cut).nats.mean()
+    assert float(values(playground)["text.mean.nats"]) != pytest.approx(mean, rel=1e-4)
+    press(playground, "Look inside this text")
+    playground.locator("#playground [role=status]", has_text="show this text").wait_for()
+    assert float(values(playground)["text.mean.nats"]) == pytest.approx(mean, rel=1e-5)
+    assert playground.locator("#text [id^=chip-]").count() == len(cut.ids)
+
+
 def test_a_mistake_is_said_in_one_line_and_goes(playground):
     prompt = playground.locator("#playground-prompt")
     prompt.fill("aXb")
     problem = playground.locator("[data-run=gpt] .error")
-    playground.wait_for_function("document.querySelector('[data-run=gpt] .error').textContent")
-    assert "'X'" in problem.inner_text() and "\n" not in problem.inner_text()
+    problem.filter(has_text="'X'").wait_for()
+    assert "\n" not in problem.inner_text()
     prompt.fill("ab")
     settled(playground)
     assert problem.inner_text() == ""

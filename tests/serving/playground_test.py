@@ -1,11 +1,12 @@
 """The playground's questions: the same numbers and texts as the run and its sampler give."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from serving.conftest import as_served, serving
+from live_server import as_served, serving
 
 from gptjax.data.corpora import Corpus
 from gptjax.data.tokenizers import ByteTokenizer
@@ -14,6 +15,7 @@ from gptjax.evaluation import memorization, probe
 from gptjax.generation import sampling
 from gptjax.serving import next_token, playground
 from gptjax.serving.models import Served
+from gptjax.web import context, text_data
 
 TEXTS = {
     "gpt": ["", "a", "abc h", "hgfedcba abcd"],  # shorter and longer than block_size
@@ -197,6 +199,15 @@ def test_runs_are_listed_before_they_are_open(runs):
         answer = server.client.post("/api/next", json={"run": "later", "text": ""})
         assert answer.status_code == 503 and answer.headers["retry-after"]
         assert server.client.get("/api/page").status_code == 503
+
+
+def test_a_text_is_looked_into_as_the_report_does(ask, runs):
+    of_page = context.of_run(runs["gpt"], Path("runs/gpt"))
+    expected = text_data.inspect(runs["gpt"], of_page, "abc hgfed")
+    typed = ask("inspect", run="gpt", text="abc hgfed")
+    assert typed == {"text": json.loads(json.dumps(expected))}
+    ids = runs["gpt"].tokenizer.encode("abc hgfed").tolist()
+    assert ask("inspect", run="gpt", ids=ids) == typed
 
 
 def test_where_the_corpus_is_not_there_nothing_is_said_of_copies(ask):
