@@ -101,7 +101,7 @@ export function makeColumn(run, page, settings, say) {
       h("h4", {}, head),
       h("p", { class: "note" }, t("playground.seen", { tokens: number(seen.tokens, 0), of: number(seen.of, 0), unit: run.unit })),
       columns,
-      h("ol", { class: "bars", "aria-label": head }, answer.tokens.map((token) => h("li", {}, row(token))), others),
+      h("ol", { class: "next-bars", "aria-label": head }, answer.tokens.map((token) => h("li", {}, row(token))), others),
       h(
         "p",
         { class: "note" },
