@@ -11,6 +11,7 @@ import time
 
 import httpx
 import pytest
+import random_runs
 import serve_load
 import tiny_runs
 
@@ -24,12 +25,11 @@ SLOW = 4  # how much slower than promised a machine with other work may be
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Two tiny runs."""
+def folders(tmp_path_factory, random_params):
+    """Two tiny runs, which learnt nothing."""
     folder = tmp_path_factory.mktemp("serve")
     text = tiny_runs.write_text(folder)
-    train = {"steps": 2, "eval_every": 2}
-    tiny_runs.fit(tiny_runs.config(text, train=train, sample={"max_new_tokens": 0}), folder / "one")
+    random_runs.save_random_runs(random_params, folder / "one", text, tiny_runs.config(text), [3])
     shutil.copytree(folder / "one", folder / "two")
     return folder
 
@@ -100,7 +100,7 @@ def test_in_colab_it_says_how_to_see_the_page_and_may_be_framed(folders):
 
 
 def test_under_load_nothing_is_mixed_up(folders, capsys, monkeypatch):
-    argv = [f"--workdir={folders / 'one'}", "--seconds=2", "--clients=3", "--reconnects=20"]
+    argv = [f"--workdir={folders / 'one'}", "--seconds=1", "--clients=3", "--reconnects=20"]
     monkeypatch.setattr(sys, "argv", ["serve_load.py", *argv])
     monkeypatch.setattr(serve_load, "END_S", END_S * SLOW)
     code = serve_load.main()
