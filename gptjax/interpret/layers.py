@@ -155,7 +155,8 @@ def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
                 "this model was not trained here, and nothing is known of its optimizer"
             )
         state = _state(run, workdir, tuning)
-        rate = float(optimizer.schedule(config.optim, config.train.steps)(run.step))
+        # Compiled as one: outside of jit each of its small operations would be, one by one.
+        rate = float(jax.jit(optimizer.schedule(config.optim, config.train.steps))(run.step))
         known = state.params, batch, state.opt_state, config.optim, rate, tuning
         return measure(run.model, *known)._replace(learning_rate=rate)
     except UserError as error:
