@@ -8,5 +8,6 @@ In reading order:
 - ``lessons``: what three lessons are computed from
 - ``diagrams``: the boxes of the notes' diagrams, their shapes and parameters
 - ``tables``: what its embeddings know, and what it expects after single tokens
+- ``places``: where to look into a model, and to have gradients of what is there
 - ``layers``: activations, gradients and updates on one batch
 """
