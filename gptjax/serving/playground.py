@@ -63,6 +63,7 @@ class Playground:
         self._asked: dict[str, Any] = {}  # id -> next_token.Asked; of the worker's thread alone
         self._contexts: dict[str, asyncio.Task] = {}  # id -> web.context.Context
         self._page: asyncio.Task | None = None  # JSON
+        self._looking = asyncio.Lock()
 
     async def runs(self, request: Request) -> Response:
         """The runs, those that are still being opened too, and what can be said of each."""
@@ -163,8 +164,9 @@ class Playground:
                 found["tokens"] = tokens_of(one.run.tokenizer, said["ids"], begin, end)
             return found
 
-        # Beside the worker: it looks through a text, and needs no model.
-        return json_response(await asyncio.to_thread(look))
+        # Beside the worker: it looks through a text, one at a time, and needs no model.
+        async with self._looking:
+            return json_response(await asyncio.to_thread(look))
 
     async def _said(self, request: Request, *names: str) -> tuple[Served, dict[str, Any]]:
         """The run that a request names, and its fields, checked; null is as if it were not said."""
