@@ -92,17 +92,12 @@ def of_split(run: Run, workdir: Path, split: str, terminal: Terminal) -> dict[st
 
 def of_text(run: Run, text_file: str, per_token: bool, terminal: Terminal) -> dict[str, Any]:
     """The loss over a text, and with ``per_token`` each token's."""
-    from gptjax.data import dataset
+    from gptjax.evaluation import probe
     from gptjax.evaluation.baselines import in_blocks
     from gptjax.evaluation.loss_eval import Evaluator
 
-    run.require_next("score a text")
     tok, model, items = run.tokenizer, run.model, run.items
-    texts, window = {"text": read_text(text_file)}, run.config.window(items)
-    split = dataset.build(texts, tok, model, items, window)["text"]
-    if not split.n_predicted:
-        n = len(split.tokens)
-        raise UserError(f"the text has {n} token, and the first is not predicted: give at least 2")
+    split = probe.text_split(run, read_text(text_file))
     told = functools.partial(terminal.busy, "exact loss over the text")
     scores = Evaluator(model, run.config.train.batch_size).score(run.params, split, told)
     seen = f"rows of at most {split.window} predictions, which see nothing of the row before"

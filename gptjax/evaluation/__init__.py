@@ -4,7 +4,7 @@
 - ``count_models``: what counting gives, the closed form of a table
 - ``baselines``: what a loss is compared with
 - ``run_table``: runs side by side: how sure a loss is, what each gained
-- ``probe``: what comes next, who is near, what each head looks at
+- ``probe``: what comes next, who is near
 - ``embeddings``: cosines, analogies, planes
 - ``memorization``: what a model made that stands in its corpus
 - ``flops``: how much arithmetic a model needs

@@ -1,22 +1,21 @@
 """Questions to a trained model, answered with values: ``look`` prints them, others may draw them.
 
-In: a ``Run`` and words of its vocabulary. Out: probabilities, near tokens, points, attention.
+In: a ``Run`` and words of its vocabulary. Out: probabilities, near tokens, points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from gptjax.checkpoints.run import Run
+from gptjax.data import dataset
+from gptjax.data.dataset import Split
+from gptjax.data.splits import item_lines
 from gptjax.errors import UserError, did_you_mean
 from gptjax.evaluation import embeddings, loss_eval
 from gptjax.generation.generate import prompt_ids
-from gptjax.models.gpt import GPTLanguageModel, twin
-from gptjax.models.precision import Precision
 
 ON_THE_PLANE = 150  # names that a picture can hold
 
@@ -28,6 +27,19 @@ def next_tokens(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
     """
     ids = prompt_ids(run.tokenizer, run.tokenizer.close_up(text), run.items)
     return loss_eval.probabilities(run.model, run.params, ids)
+
+
+def text_split(run: Run, text: str) -> Split:
+    """A text cut into rows as the run was asked about its own; UserError: nothing to predict."""
+    run.require_next("score a text")
+    items, tok = run.items, run.tokenizer
+    if items and not item_lines(text):
+        raise UserError("the text holds no item: give one a line")
+    split = dataset.build({"text": text}, tok, run.model, items, run.config.window(items))["text"]
+    if not split.n_predicted:
+        n = len(split.tokens)
+        raise UserError(f"the text has {n} token, and the first is not predicted: give at least 2")
+    return split
 
 
 def names(run: Run) -> list[str]:
@@ -108,16 +120,3 @@ def plane(run: Run, words: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
     points, kept = embeddings.plane(vectors[ids])
     how = "the embedding itself" if vectors.shape[1] == 2 else f"PCA, {kept:.0%} of the variance"
     return points, [texts[i] for i in ids], how
-
-
-def attention_weights(model: GPTLanguageModel, params: Any, x_BxT: np.ndarray) -> np.ndarray:
-    """What each head of a GPT looks at: softmax(q kᵀ / sqrt(K), causal), dropout off.
-
-    Row t of a matrix deals 1 out over the places up to t. (N layers, B, H, T, S) float32.
-    """
-    plain = twin(GPTLanguageModel, model, precision=Precision())  # a quick one keeps none of them
-    apply = jax.jit(plain.apply, static_argnames="mutable")
-    _, state = apply({"params": params}, x_BxT, mutable="intermediates")
-    blocks = [state["intermediates"][f"blocks_{n}"] for n in range(model.n_layer)]
-    # sow keeps a tuple of calls; the heads are stacked in front.
-    return np.stack([block["sa"]["heads"]["wei"][0] for block in blocks]).swapaxes(1, 2)

@@ -1,0 +1,8 @@
+"""Values that explain a trained model: what is inside it, and what it makes of a text.
+
+In reading order:
+
+- ``capture``: one forward pass that keeps what is inside
+- ``text``: each token's loss, and what had been expected
+- ``lens``: the guess after every block
+"""
