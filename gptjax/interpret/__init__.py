@@ -5,4 +5,6 @@ In reading order:
 - ``capture``: one forward pass that keeps what is inside
 - ``text``: each token's loss, and what had been expected
 - ``lens``: the guess after every block
+- ``lessons``: what three lessons are computed from
+- ``diagrams``: the boxes of the notes' diagrams, their shapes and parameters
 """

@@ -3,5 +3,7 @@
 - ``context``: what a page is made from: the run's folder, its corpus, the text it shows
 - ``arrays``: numbers as compact JSON
 - ``payload``: all that a page shows, as JSON; ``*_data``: the part of each panel
+- ``run_data``: what was trained, how it went, the samples, the diagrams
+- ``lessons_data``: what the three lessons need
 - ``page``: one HTML file of it, with the styles and scripts of ``assets/``
 """

@@ -14,11 +14,17 @@ from gptjax.checkpoints import directory
 from gptjax.checkpoints.run import Run, open_run
 from gptjax.runtime.pace import Busy
 from gptjax.web.context import Context
+from gptjax.web.lessons_data import lessons_data
+from gptjax.web.run_data import diagrams_facts, run_facts, samples_facts
 
 Part = Callable[[Run, Context], dict[str, Any] | None]
 MOST_CHECKPOINTS = 12  # on the slider: first, best and last, and between them evenly
-FACTS: dict[str, Part] = {}  # panel -> what does not change with the checkpoint
-OF_CHECKPOINT: dict[str, Part] = {}  # panel -> what does
+FACTS: dict[str, Part] = {
+    "run": run_facts,
+    "samples": samples_facts,
+    "diagrams": diagrams_facts,
+}  # panel -> what does not change with the checkpoint
+OF_CHECKPOINT: dict[str, Part] = {"lessons": lessons_data}  # panel -> what does
 
 
 def shown_steps(workdir, best: int) -> list[int]:
