@@ -5,6 +5,8 @@ In reading order:
 - ``capture``: one forward pass that keeps what is inside
 - ``text``: each token's loss, and what had been expected
 - ``lens``: the guess after every block
+- ``prompt``: what a prompt makes its heads look at, and each block guess
+- ``figures``: all of these as pictures
 - ``lessons``: what three lessons are computed from
 - ``diagrams``: the boxes of the notes' diagrams, their shapes and parameters
 """

@@ -1,0 +1,254 @@
+"""Figures of what is inside a model, as a paper would print them: the values of this wing, drawn.
+
+    from gptjax.interpret import figures
+    figures.attention(run, "To be, or not to be")                      # a notebook shows it
+    figures.lens(run, "To be, or not to be").savefig("lens.svg")
+
+In: a run and a text, or the values that were found of it. Out: matplotlib figures, made without
+pyplot. Blues and oranges grow darker with the value; what lies on both sides of zero goes from
+purple to orange: the colour-blind, and grey prints, tell them apart.
+
+T places, N layers, H heads, L layers of a lens, P predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gptjax.checkpoints.run import Run
+from gptjax.errors import harmless
+from gptjax.evaluation.count_models import CountBigram
+from gptjax.interpret import prompt
+from gptjax.interpret import text as texts
+from gptjax.interpret.prompt import Attention, Lens, names
+from gptjax.interpret.text import Guesses, Rows
+from gptjax.monitoring.pictures import GREY, INK, blank
+
+MOST_PREDICTIONS = 1500  # of a text that is coloured by its loss
+PROBABILITY, LOSS, DIFFERENCE = "Blues", "Oranges", "PuOr_r"  # colour maps
+_LEGIBLE = 5.0  # points: where tokens would be smaller, places are numbered instead
+_POINT = 1 / 72  # inches
+_CELL = 0.25  # inches: the height of a cell of a lens, and of a line of text
+_COLUMN, _COLUMNS = 0.095, 84  # inches, of a character of a text; how many a line has
+_LENS_WIDTH, _TOKEN = 7.6, 8  # inches of the cells of a lens; characters of a token in a cell
+_FUTURE = "#EFEFEF"  # what the mask hides, and tokens without a number
+_MONO = {"family": "DejaVu Sans Mono", "parse_math": False}  # it comes with matplotlib
+
+
+def attention(run: Run, text: str, layer: int | None = None, head: int | None = None) -> Any:
+    """What each head looks at in a text: a row of matrices per layer, in each a row per place.
+
+    ``layer``, ``head``: of which alone, from 1. UserError as ``prompt.attention``.
+    """
+    return draw_attention(run, prompt.attention(run, text, layer, head))
+
+
+def lens(run: Run, text: str) -> Any:
+    """The likeliest next token after the embedding and after every block, at each place of a text.
+
+    UserError as ``prompt.look_through``.
+    """
+    return draw_lens(run, prompt.look_through(run, text))
+
+
+def loss(run: Run, text: str, bigram: CountBigram | None = None) -> Any:
+    """A text, at most its first ``MOST_PREDICTIONS`` tokens, each coloured by its loss.
+
+    ``bigram``: what the losses are compared with, in a second part. UserError as ``text.rows``.
+    """
+    cut = texts.rows(run, text, MOST_PREDICTIONS)
+    return draw_loss(run, cut, texts.read(run, cut), bigram)
+
+
+def draw_attention(run: Run, found: Attention) -> Any:
+    """The figure of ``attention``."""
+    N, H, T = found.wei_NxHxTxT.shape[:3]
+    one = N * H == 1
+    side = min(max(0.15 * T, 3.2 if one else 1.4), 7.5 if one else max(1.4, 13 / H))  # inches
+    # Room for the names of the tokens, the title of each matrix and the scale.
+    figure = blank(max(6.4, side * H + 2.0), (side + 0.3) * N + 1.6)
+    what = "what a place looks at, itself and those before it, adds up to 1"
+    _title(figure, f"{_of(run)}: attention", what, found.ids_T, found.n_read)
+    grid = figure.subplots(N, H, squeeze=False, sharex=True, sharey=True)
+    labels, future = names(run, found.ids_T), np.triu(np.ones((T, T), bool), 1)
+    for n, layer in enumerate(found.layers):
+        for h, head in enumerate(found.heads):
+            axes, seen = grid[n, h], np.ma.array(found.wei_NxHxTxT[n, h], mask=future)
+            image = axes.imshow(seen, PROBABILITY, vmin=0, vmax=1, interpolation="none")
+            axes.set_facecolor(_FUTURE)
+            axes.set_title(f"layer {layer}, head {head}", color=INK, fontsize=9, pad=4)
+            _plain(axes)
+            _name_places(axes, labels, side / T)
+    figure.supxlabel("looked at", color=GREY, fontsize=10)
+    figure.supylabel("looks", color=GREY, fontsize=10)
+    _scale(figure, image, grid, "attention weight")
+    return figure
+
+
+def draw_lens(run: Run, found: Lens) -> Any:
+    """The figure of ``lens``: as many places side by side as have room, the others below."""
+    labels = list(map(_short, names(run, found.ids_T)))
+    guessed_LxT = [list(map(_short, names(run, ids))) for ids in found.guesses.top_ids[..., 0]]
+    p_LxT, hit_LxT = found.guesses.top_p[..., 0], found.guesses.rank == 1
+    L, T = p_LxT.shape
+    width = 0.16 + 0.075 * max(map(len, [*labels, *sum(guessed_LxT, [])]))  # inches of a cell
+    n = min(T, int(_LENS_WIDTH / width))
+    bands = -(-T // n)
+    figure = blank(max(6.4, n * width + 2.6), bands * (L + 2.6) * _CELL + 0.9)
+    what = "framed: it is what came. raw: the head was trained to read the last layer alone"
+    _title(figure, f"{_of(run)}: the guess after every block", what, found.ids_T, found.n_read)
+    grid = figure.subplots(bands, 1, squeeze=False)[:, 0]
+    for axes, first in zip(grid, range(0, T, n), strict=True):
+        here = slice(first, first + n)
+        image = _band(axes, p_LxT[:, here], n)
+        came = [*labels, ""][first + 1 : first + n + 1]
+        for y, row in enumerate([labels[here], *(row[here] for row in guessed_LxT), came]):
+            for x, cell in enumerate(row):
+                p = p_LxT[y - 1, first + x] if 0 < y <= L else None
+                color = GREY if p is None else _ink_on(image, p)
+                _write(axes, x, y, cell, color, 8)
+                if p is not None and first + x < T - 1 and hit_LxT[y - 1, first + x]:
+                    _frame(axes, x, y)
+        rows = ["reads", *prompt.layer_names(L), "came next"]
+        axes.set_yticks(range(L + 2), rows, fontsize=8, color=INK)
+    _scale(figure, image, grid, "probability of the guess")
+    return figure
+
+
+def draw_loss(run: Run, cut: Rows, found: Guesses, bigram: CountBigram | None = None) -> Any:
+    """The figure of ``loss``, of the predictions ``found`` of a text ``cut`` into rows."""
+    most, mean = math.log(run.tokenizer.vocab_size), float(found.nats.mean())
+    labels, parts = names(run, cut.ids), [(found.nats, LOSS, 0.0, most, "loss, nats per token")]
+    said = f"mean {mean:.4f} nats per token; the scale ends at ln V, of knowing nothing"
+    if bigram is not None:
+        less = found.nats - texts.bigram_nats(cut, bigram)
+        parts.append((less, DIFFERENCE, -most / 2, most / 2, "loss minus the count bigram's, nats"))
+        said += f"; {less.mean():+.4f} against the count bigram's".replace("-", "−")
+    places, n_lines = _set_lines(labels)
+    columns = max(40, max(column + width for _, column, width in places))
+    figure = blank(columns * _COLUMN + 1.6, (n_lines * _CELL + 0.35) * len(parts) + 0.9)
+    n = f"the first {len(found.nats):,} of {cut.n_predicted:,} predictions; "
+    what = (n if len(found.nats) < cut.n_predicted else "") + said
+    _title(figure, f"{_of(run)}: each token's loss", what)
+    for axes, part in zip(figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
+        nats, colors, low, high, label = part
+        image = _boxes(axes, places, nats, colors, low, high)
+        for i, (line, column, width) in enumerate(places):
+            color = GREY if i == 0 else _ink_on(image, nats[i - 1])
+            _write(axes, column + width / 2, line, labels[i], color, 9)
+        axes.set(xlim=(0, columns), ylim=(n_lines - 0.5, -0.5))
+        axes.set_axis_off()
+        _scale(figure, image, axes, label, "max" if low == 0 else "both")
+    return figure
+
+
+def _set_lines(labels: Sequence[str]) -> tuple[list[tuple[int, int, int]], int]:
+    """Where each token stands in a text set in lines: (line, column, width), and how many lines.
+
+    A character is one column wide, longer tokens have room between them.
+    """
+    gap = 1 if max(map(len, labels)) > 1 else 0
+    places, line, column = [], 0, 0
+    for label in labels:
+        width = len(label) + gap
+        if column and column + width > _COLUMNS:
+            line, column = line + 1, 0
+        places.append((line, column, width))
+        column += width
+        if label.endswith("⏎"):
+            line, column = line + 1, 0
+    return places, places[-1][0] + 1
+
+
+def _boxes(axes: Any, places: Sequence, nats: np.ndarray, colors: str, low: float, high: float):
+    """A box behind each token, the first without a colour, for nothing predicted it."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    boxes = [Rectangle((column, line - 0.42), width, 0.84) for line, column, width in places]
+    axes.add_patch(boxes[0]).set(facecolor=_FUTURE, linewidth=0)
+    found = PatchCollection(boxes[1:], cmap=colors, linewidth=0.5, edgecolor="white")
+    found.set_array(nats)
+    found.set_clim(low, high)
+    return axes.add_collection(found)
+
+
+def _band(axes: Any, p_LxT: np.ndarray, n: int) -> Any:
+    """Places of a lens, side by side, with an uncoloured row above and below: n have room."""
+    rows = np.full((len(p_LxT) + 2, n), np.nan)
+    rows[1:-1, : p_LxT.shape[1]] = p_LxT
+    image = axes.imshow(rows, PROBABILITY, vmin=0, vmax=1, interpolation="none", aspect="auto")
+    _plain(axes)
+    axes.set_xticks([])
+    return image
+
+
+def _frame(axes: Any, x: float, y: float) -> None:
+    """A frame around a cell."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=INK, lw=1))
+
+
+def _name_places(axes: Any, labels: Sequence[str], cell: float) -> None:
+    """Name the places along both axes by their tokens, or by numbers where these have no room."""
+    T, size = len(labels), min(9.0, 0.8 * cell / _POINT)
+    if size >= _LEGIBLE:
+        turned = 90 if max(map(len, labels)) > 1 else 0
+        shown = list(map(_short, labels))
+        style = {"fontsize": size, "color": INK, **_MONO}
+        axes.set_xticks(range(T), shown, rotation=turned, **style)
+        axes.set_yticks(range(T), shown, **style)
+    else:
+        axes.locator_params(nbins=5, steps=[1, 2, 4, 5, 8, 10], integer=True)
+
+
+def _scale(figure: Any, image: Any, axes: Any, label: str, extend: str = "neither") -> None:
+    """What the colours mean, to the right of the axes."""
+    height = figure.get_figheight()
+    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 3.5 / height), aspect=24, extend=extend)
+    bar.set_label(label, color=GREY, fontsize=9)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, colors=GREY, labelsize=8)
+
+
+def _title(figure: Any, title: str, what: str, ids: Sequence[int] = (), n_read: int = 0) -> None:
+    """Write what the figure is of at its top, and below it in small what is shown."""
+    width, height = figure.get_size_inches()
+    if len(ids) < n_read:
+        what = f"the last {len(ids):,} of {n_read:,} tokens; {what}"
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.6 / height), w_pad=0.08, h_pad=0.08)
+    style = {"va": "top", "parse_math": False}
+    figure.text(0.1 / width, 1 - 0.1 / height, harmless(title), color=INK, weight="bold", **style)
+    low = 1 - 0.36 / height
+    figure.text(0.1 / width, low, harmless(what), color=GREY, fontsize=9, **style)
+
+
+def _plain(axes: Any) -> None:
+    """Axes without ticks, in a thin frame."""
+    axes.tick_params(length=0, colors=GREY, labelsize=7)
+    for spine in axes.spines.values():
+        spine.set(color=_FUTURE)
+
+
+def _write(axes: Any, x: float, y: float, text: str, color: str, size: float) -> None:
+    style = {"ha": "center", "va": "center_baseline", "fontsize": size, **_MONO}
+    axes.text(x, y, harmless(text), color=color, **style)
+
+
+def _ink_on(image: Any, value: float) -> str:
+    """A colour that can be read on that of a value."""
+    red, green, blue, _ = image.to_rgba(value)
+    return INK if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TOKEN else f"{text[: _TOKEN - 1]}…"
+
+
+def _of(run: Run) -> str:
+    return f"{run.config.name}, step {run.step:,}"
