@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
     from gptjax.checkpoints.run import Run
     from gptjax.data.corpora import Corpus
     from gptjax.data.dataset import Split
+    from gptjax.training.experiment import Experiment
 
 PAGE = "report.html"
 
@@ -35,15 +36,45 @@ def write(
     text: str = "",
     busy: Any = None,
     known: tuple[Corpus, Mapping[str, Split]] | None = None,
+    most: int = 0,
 ) -> None:
-    """Write the page of a run; ``known``: its corpus and splits, where they have been read."""
+    """Write the page of a run.
+
+    ``known``: its corpus and splits, where they have been read; ``most``: the most checkpoints to
+    show, 0 for ``payload.MOST_CHECKPOINTS``.
+    """
     from gptjax.runtime.atomic_files import write_whole
     from gptjax.web import context, page, payload
 
     of_page = context.of_run(run, workdir, text, known)
-    steps = payload.shown_steps(workdir, run.step)
+    steps = payload.shown_steps(workdir, run.step, most or payload.MOST_CHECKPOINTS)
     data = payload.page_data(run, of_page, steps, busy)
     write_whole(out, page.html_page(data, run.config.name).encode())
+
+
+def after_training(exp: Experiment, within: Path, workdir: str | Path, terminal: Terminal) -> None:
+    """Write the page of a run that has just ended, if that takes no longer than a reader waits.
+
+    ``within``: its folder, of the URL ``workdir`` a copy. The run is finished and saved: what goes
+    wrong here is told and changes nothing.
+    """
+    from gptjax.checkpoints.run import open_run
+    from gptjax.web import payload
+
+    command = f"python -m gptjax.report --workdir={workdir}"
+    if not payload.is_quick(exp.model):
+        terminal.note(f"look inside: {command}")
+        return
+    try:
+        with terminal.doing("looking inside"):
+            run = open_run(within)
+            known = exp.corpus, exp.splits
+            write(run, within, within / PAGE, known=known, most=payload.MOST_AT_END)
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        terminal.note(f"{PAGE} could not be written ({why:.200}); {command} tries it again")
+        return
+    terminal.note(f"look inside: {workdir}/{PAGE}")
 
 
 def main(args: Any) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptjax import report
 from gptjax.cli import main as cli
 from gptjax.config import ConfigDict, files, parse
 from gptjax.config.schema import Config
@@ -33,6 +34,7 @@ from gptjax.runtime.object_store import is_remote
 
 if TYPE_CHECKING:  # JAX takes seconds to import: what is about to happen is said before
     from gptjax.checkpoints.run import Run
+    from gptjax.training.experiment import Experiment
 
 
 def batch_lines(config: Config, workdir: str | Path, explicit: list[str]) -> Iterator[str]:
@@ -103,7 +105,13 @@ def fit(
         from gptjax.checkpoints import mirror
         from gptjax.training import summary, trainer
     with mirror.training(workdir, terminal) as within:
-        trainer.fit(config, within, terminal, summary.why_no_band(overridden), explicit)
+
+        def look_inside(exp: Experiment) -> None:
+            if config.train.report:
+                report.after_training(exp, within, workdir, terminal)
+
+        no_band = summary.why_no_band(overridden)
+        trainer.fit(config, within, terminal, no_band, explicit, look_inside)
     return within
 
 

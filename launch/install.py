@@ -1,7 +1,8 @@
 """Gives a Python what gptjax needs and prints which Python that is; does nothing the second time.
 
 --tests adds pyproject.toml's `test` list, --gs and --s3 those of these object stores, --s3-server
-that of a server for tests, --peers PyTorch and transformers. Failures exit with 2.
+that of a server for tests, --peers PyTorch and transformers, --serve what gptjax.serve needs,
+--browser what drives a browser. Failures exit with 2.
 Windows: `py launch/install.py`.
   GPTJAX_VENV=DIR | none                  another folder than .venv | install into this very Python
   GPTJAX_PLATFORM=cpu|cuda12|cuda13|tpu   jax's wheels; when not set they follow the machine
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TPUS = {f"0x1ae0 0x00{chip}" for chip in ("27", "56", "5e", "62", "63", "6f", "76")}
 # PyTorch without CUDA, of which PyPI's wheels for Linux bring gigabytes.
 TORCH_CPU, ANSWERS_S = "https://download.pytorch.org/whl/cpu", 5
-EXTRAS = ("gs", "s3", "s3-server", "peers")
+EXTRAS = ("gs", "s3", "s3-server", "peers", "serve", "browser")
 
 
 def stop(text, code=2):

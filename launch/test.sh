@@ -4,7 +4,8 @@
 #     bash launch/test.sh tests/data/batching_test.py -k windows
 #
 # --peers, before them, installs PyTorch and transformers (for the CPU, where that can be had alone)
-# and compares our models, texts and files with theirs; without it those tests are skipped.
+# and compares our models, texts and files with theirs; --browser installs playwright and opens the
+# pages in the Chromium that is on PATH. Without them those tests are skipped.
 # GPTJAX_SLOW=1 adds what takes minutes: a step of GPT-2's 124 M parameters, the notes' GPT compiled
 # for a TPU (where the package libtpu is; without it no test compiles for one). With a server that
 # speaks S3 (pip install moto[server] s3fs) texts and work folders there are tested.
@@ -12,11 +13,15 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd -P)
-with_tests=yes with_server=${GPTJAX_S3:-} with_peers=
-if [ "${1:-}" = --peers ]; then
-  with_peers=yes
+with_tests=yes with_server=${GPTJAX_S3:-} with_peers= with_browser=
+while :; do
+  case ${1:-} in
+    --peers) with_peers=yes ;;
+    --browser) with_browser=yes ;;
+    *) break ;;
+  esac
   shift
-fi
+done
 . "$root/launch/venv.sh"
 cd "$root"
 

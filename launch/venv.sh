@@ -15,7 +15,7 @@ for store in gs s3; do
   case " $* " in *=$store://*) stores+=("--$store") ;; esac
 done
 python=$("$python" "$root/launch/install.py" ${with_tests:+--tests} ${with_server:+--s3-server} \
-  ${with_peers:+--peers} ${stores[@]+"${stores[@]}"})
+  ${with_peers:+--peers} ${with_browser:+--browser} ${stores[@]+"${stores[@]}"})
 # gptjax runs from this clone, whatever the folder one stands in; relative paths stay the user's.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 # JAX takes 75 % of a GPU's memory at once if it may (true: faster), and a second run finds no room.

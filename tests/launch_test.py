@@ -328,14 +328,15 @@ def test_a_url_among_the_arguments_has_its_stores_package_installed(clone, schem
 @needs_bash
 def test_ci_lints_and_tests_with_the_test_requirements(clone):
     nowhere = {"https_proxy": "http://127.0.0.1:9"}  # PyTorch's own wheels cannot be had
+    write(clone.bin / "chromium", "#!/bin/sh", mode=0o755)  # else the script installs a real one
     result = clone.run(clone.root / ".ci/run", cwd="/", CI="true", **nowhere)
     assert result.returncode == 0, result.stderr
     (call,) = clone.calls("pip")
-    assert set(install.requirements(True, ["peers"])) < set(call["argv"])
+    assert set(install.requirements(True, ["peers", "browser"])) < set(call["argv"])
     assert any(a.startswith("torch==") for a in call["argv"])
     assert any(a.startswith("moto[") for a in call["argv"])
     assert "--extra-index-url" not in call["argv"]
-    assert "--peers" not in clone.calls("pytest")[0]["argv"]
+    assert not {"--peers", "--browser"} & set(clone.calls("pytest")[0]["argv"])
     assert [c["argv"][0] for c in clone.calls("ruff")] == ["check", "format"]
     assert clone.calls("pytest")[0]["cwd"] == str(clone.root)
     assert clone.train().returncode == 0

@@ -240,6 +240,7 @@ class TrainConfig(Part, group="train."):
     chunk_steps: int = field(100, "most steps of one compiled loop", SIZE)
     skip_nonfinite: int = field(0, "bad steps to pass over; 0 stops at the first")
     tensorboard: bool = field(True, "write TensorBoard's files too, where tensorboardX is there")
+    report: bool = field(True, "write report.html at the end, if it takes a second or two")
     init_from: str = field(
         "",
         "begin with the parameters, tokenizer and sizes of the run in this folder (or gs://, "

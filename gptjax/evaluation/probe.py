@@ -90,7 +90,7 @@ def analogy(run: Run, words: Sequence[str], n: int) -> tuple[list[tuple[str, flo
 def _nearest(
     run: Run, vectors: np.ndarray, direction: np.ndarray, n: int, asked: list[int]
 ) -> tuple[list[tuple[str, float]], int]:
-    others = _alike(run, asked)
+    others = alike(run, asked)
     found = embeddings.nearest(vectors, direction, n, others)
     if not found:
         raise UserError(
@@ -100,7 +100,7 @@ def _nearest(
     return [(run.tokenizer.token_text(i), cosine) for i, cosine in found], len(others)
 
 
-def _alike(run: Run, asked: Sequence[int]) -> list[int]:
+def alike(run: Run, asked: Sequence[int]) -> list[int]:
     """What may answer: any token but those asked about; to a word, words alone."""
     tok = run.tokenizer
     words = tok.has_words and all(map(tok.is_word, asked))
@@ -114,7 +114,7 @@ def plane(run: Run, words: Sequence[str]) -> tuple[np.ndarray, list[str], str]:
     """
     vectors, texts, ids = table(run), names(run), find(run, words)
     if not ids:  # what is rare has learnt little and stays short
-        allowed = np.array(_alike(run, []), int)
+        allowed = np.array(alike(run, []), int)
         length = np.linalg.norm(vectors[allowed], axis=1)
         ids = allowed[np.argsort(-length, kind="stable")][:ON_THE_PLANE].tolist()
     points, kept = embeddings.plane(vectors[ids])

@@ -6,7 +6,9 @@ In reading order:
 - ``text``: each token's loss, and what had been expected
 - ``lens``: the guess after every block
 - ``prompt``: what a prompt makes its heads look at, and each block guess
-- ``figures``: all of these as pictures
+- ``tables``: what its embeddings know, and what it expects after single tokens
 - ``lessons``: what three lessons are computed from
 - ``diagrams``: the boxes of the notes' diagrams, their shapes and parameters
+- ``layers``: activations, gradients and updates on one batch
+- ``figures``: matplotlib figures of these
 """

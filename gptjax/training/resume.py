@@ -22,6 +22,7 @@ from gptjax.training.train_step import TrainState
 # Of the text itself, whatever its data.path, the sha256 is compared.
 FREE = ("name", "why", "expected", "checkpoint", "mesh", "sample", "train.steps")
 FREE += ("train.chunk_steps", "train.skip_nonfinite", "train.tensorboard", "data.path")
+FREE += ("train.report",)
 
 
 @dataclasses.dataclass

@@ -36,11 +36,13 @@ def fit(
     terminal: Terminal,
     no_band: str = "",
     explicit: Collection[str] = (),
+    at_end: Callable[[experiment.Experiment], None] = lambda exp: None,
 ) -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
     ``no_band``: settings for which ``config.expected`` need not hold, and then it is not saved
-    either. ``explicit``: those that were set by hand. Returns the contents of summary.json.
+    either. ``explicit``: those that were set by hand. ``at_end``: what the first process does with
+    a finished run. Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
@@ -71,6 +73,8 @@ def fit(
         trainer.wait_for_checkpoint()
         trainer.require_saved()
         summary.write_last_page(exp, workdir, terminal, figures, config.expected, no_band)
+        if cluster.is_first():
+            at_end(exp)
         return figures
 
 

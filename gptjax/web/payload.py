@@ -7,33 +7,56 @@ values}], panel: facts}. Each panel's part is made by its own ``*_data`` file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+import jax
+from flax import linen as nn
 
 import gptjax
 from gptjax.checkpoints import directory
 from gptjax.checkpoints.run import Run, open_run
+from gptjax.evaluation.flops import forward_flops_per_token
+from gptjax.evaluation.loss_eval import ACCELERATOR_CALL_FLOPS, CALL_FLOPS
 from gptjax.runtime.pace import Busy
 from gptjax.web.context import Context
+from gptjax.web.embeddings_data import embeddings_data, embeddings_facts
+from gptjax.web.layers_data import layers_data, layers_facts
 from gptjax.web.lessons_data import lessons_data
 from gptjax.web.run_data import diagrams_facts, run_facts, samples_facts
 
 Part = Callable[[Run, Context], dict[str, Any] | None]
 MOST_CHECKPOINTS = 12  # on the slider: first, best and last, and between them evenly
+MOST_AT_END = 3  # of a training that has just ended: each takes a third of a second
+# Panel -> what does not change with the checkpoint.
 FACTS: dict[str, Part] = {
     "run": run_facts,
     "samples": samples_facts,
     "diagrams": diagrams_facts,
-}  # panel -> what does not change with the checkpoint
-OF_CHECKPOINT: dict[str, Part] = {"lessons": lessons_data}  # panel -> what does
+    "embeddings": embeddings_facts,
+    "layers": layers_facts,
+}
+# Panel -> what does.
+OF_CHECKPOINT: dict[str, Part] = {
+    "lessons": lessons_data,
+    "embeddings": embeddings_data,
+    "layers": layers_data,
+}
 
 
-def shown_steps(workdir, best: int) -> list[int]:
-    """The steps of the checkpoints that a page shows, rising."""
+def is_quick(model: nn.Module) -> bool:
+    """Whether a page of a model takes a second or two: one pass, and back, of a block or so."""
+    limit = CALL_FLOPS if jax.default_backend() == "cpu" else ACCELERATOR_CALL_FLOPS
+    return 3 * model.block_size * forward_flops_per_token(model) <= limit / 2
+
+
+def shown_steps(workdir: Path, best: int, most: int = MOST_CHECKPOINTS) -> list[int]:
+    """The steps of the checkpoints that a page shows, rising; ``most`` is 3 or more."""
     steps = sorted(directory.available(workdir))
-    if len(steps) <= MOST_CHECKPOINTS:
+    if len(steps) <= most:
         return steps
     last = len(steps) - 1
-    places = {round(i * last / (MOST_CHECKPOINTS - 1)) for i in range(MOST_CHECKPOINTS)}
+    places = {round(i * last / (most - 1)) for i in range(most)}
     if best in steps and steps.index(best) not in places:  # in place of the one nearest to it
         at = steps.index(best)
         places.discard(min(places - {0, last}, key=lambda place: abs(place - at)))

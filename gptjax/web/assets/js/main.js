@@ -3,13 +3,15 @@
 import { h, show, t } from "./dom.js";
 import { makeLive } from "./live.js";
 import { makePage, timeSlider } from "./page.js";
+import { embeddingsPanel } from "./panels/embeddings.js";
+import { layersPanel } from "./panels/layers.js";
 
 // In the order of the page. `has` says whether there is something to show of this run.
-const PANELS = [];
+const PANELS = [embeddingsPanel, layersPanel];
 
 const RETRY_MS = 400;
 
-function frame(page) {
+function skeleton(page) {
   const list = h("ul", {});
   const time = h("div", { class: "sticky", role: "region", "aria-label": t("page.time") });
   const main = h("main", { id: "panels" });
@@ -45,7 +47,7 @@ function mount(panels, page, { list, main }) {
 async function begin() {
   const live = document.body.dataset.live === "yes" ? makeLive() : null;
   const page = makePage(JSON.parse(document.getElementById("data").textContent), live);
-  const places = frame(page);
+  const places = skeleton(page);
   const [early, late] = [true, false].map((is) => PANELS.filter((panel) => Boolean(panel.live) === is));
   if (live) mount(early, page, places);
   if (page.data.checkpoints.length === 0) {

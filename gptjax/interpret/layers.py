@@ -1,0 +1,388 @@
+"""How healthy a model is inside: what flows through its layers, and what one step changes.
+
+In: a model, its parameters and one batch. Out: of each place in the model the activations and their
+gradients, of each matrix its gradient and its update, as means, spreads and histograms. Nothing of
+it touches a training. Source: makemore part 3, whose pictures show the same numbers.
+
+B batch, T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gptjax.checkpoints import pytree, store
+from gptjax.checkpoints.run import Run
+from gptjax.config.schema import OptimConfig
+from gptjax.data import dataset
+from gptjax.data.batching import Batch, get_batch, whole_split
+from gptjax.data.dataset import Split
+from gptjax.errors import UserError
+from gptjax.evaluation.flops import training_flops_per_token
+from gptjax.models.gpt import GPTLanguageModel, twin
+from gptjax.models.mlp import MLPLanguageModel
+from gptjax.models.precision import Precision
+from gptjax.models.rungs import RungLanguageModel
+from gptjax.training import optimizer
+from gptjax.training.train_step import TrainState, init_state, nats_of
+from gptjax.training.tuning import ALL, Tuning
+
+BINS = 41  # of a histogram: odd, so that zero lies within one
+FAR = 4.0  # spreads from the mean: what lies beyond counts in the outermost bins
+SATURATED = 0.97  # |tanh| above it: its slope, 1 - tanh², is below 0.06
+TOKENS, FLOPS = 512, 2e10  # of the batch, at most: half a second of two CPU cores
+SEED = 1337  # of the batch's rows
+
+
+class Place(NamedTuple):
+    """A stream of values: what goes into a module or comes out of it.
+
+    ``path``: the module's, () for the model. ``kind``: "tanh", "relu" or "gelu" right after such a
+    function, "stream" of the residual path, "" elsewhere.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    side: str  # "in" or "out"
+    kind: str = ""
+
+
+class Histogram(NamedTuple):
+    """How often values fall into each of ``BINS`` equal bins from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    counts: np.ndarray
+
+
+class Spread(NamedTuple):
+    """A crowd of values: mean, standard deviation, histogram."""
+
+    mean: float
+    std: float
+    histogram: Histogram
+
+
+class Flow(NamedTuple):
+    """What one batch shows at a place.
+
+    ``gradient``: of the mean loss, nats per token, by each value. ``saturated``: after tanh, the
+    share of values above ``SATURATED``. ``dead``: after relu or gelu, how many of ``units`` were
+    above 0 for no token. ``norm``: of the residual stream, the mean length of a token's vector.
+    """
+
+    place: Place
+    values: Spread
+    gradient: Spread
+    units: int
+    saturated: float | None
+    dead: int | None
+    norm: float | None
+
+
+class Matrix(NamedTuple):
+    """A matrix (or table) of parameters: its values, their gradients, and what a step would change.
+
+    Means and standard deviations over all its numbers. ``update_std``: of what the optimizer adds;
+    None where no optimizer's memory is known, or the matrix is frozen.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+    grad_mean: float
+    grad_std: float
+    update_std: float | None
+
+    @property
+    def grad_to_data(self) -> float:
+        """The gradient's spread over that of the values."""
+        return self.grad_std / self.std if self.std else math.inf
+
+    @property
+    def update_to_data(self) -> float | None:
+        """log10 of the update's spread over that of the values; about -3 is healthy."""
+        if self.update_std is None or not self.std or not self.update_std:
+            return None
+        return math.log10(self.update_std / self.std)
+
+
+class Layers(NamedTuple):
+    """All that ``measure`` sees; ``nats``: the mean loss of the batch, nats per token.
+
+    ``learning_rate``: of the step that would come next; None where ``no_updates`` says why there is
+    none.
+    """
+
+    nats: float
+    flows: list[Flow]
+    matrices: list[Matrix]
+    learning_rate: float | None = None
+    no_updates: str = ""
+
+
+def places(model: nn.Module) -> list[Place]:
+    """Where to look into a model, from its input to its logits."""
+    logits = Place("logits", (), "out")
+    if isinstance(model, GPTLanguageModel):
+        found = [Place("tok_emb + pos_emb", ("blocks_0",), "in", "stream")]
+        for n in range(model.n_layer):
+            block, kind = f"blocks_{n}", model.activation.split("_")[0]
+            found += [
+                Place(f"{block} sa", (block, "sa"), "out"),
+                Place(f"{block} ffwd {kind}", (block, "ffwd", "proj"), "in", kind),
+                Place(block, (block,), "out", "stream"),
+            ]
+        return [*found, logits]
+    if isinstance(model, MLPLanguageModel):
+        modules = [*(f"hidden_{n}" for n in range(model.n_layer)), "lm_head"]
+        found = [Place("embeddings", (modules[0],), "in")]
+        names = zip(modules[:-1], modules[1:], strict=True)
+        found += [Place(f"{name} tanh", (after,), "in", "tanh") for name, after in names]
+        return [*found, logits]
+    if isinstance(model, RungLanguageModel):
+        found = [Place("tok_emb + pos_emb", ("sa",), "in"), Place("sa", ("sa",), "out")]
+        if model.rung == "ffwd":
+            kind = model.activation.split("_")[0]
+            found.append(Place(f"ffwd {kind}", ("ffwd", "proj"), "in", kind))
+            found.append(Place("ffwd", ("ffwd",), "out"))
+        return [*found, logits]
+    if hasattr(model, "n_embd"):
+        return [Place("tok_emb + pos_emb", ("lm_head",), "in"), logits]
+    return [logits]
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The same model as the notes write it, in float32 and without dropout: it can be looked into.
+
+    Its parameters are those of the quick one.
+    """
+    if isinstance(model, GPTLanguageModel):
+        return twin(GPTLanguageModel, model, precision=Precision(), dropout=0.0)
+    return model.clone(dropout=0.0) if isinstance(model, RungLanguageModel) else model
+
+
+@dataclasses.dataclass(eq=False)
+class Watched:
+    """A model whose values at some places are kept, after ``nudges`` have been added to them.
+
+    Nudges of zero change nothing, and the gradient by one is that by the value itself.
+    """
+
+    model: Any
+    places: Sequence[Place]
+    nudges: Sequence[Any]  # one array a place, or 0.0
+
+    def apply(self, variables: Any, *args: Any, **more: Any) -> jax.Array:
+        """``model.apply``; afterwards ``seen`` has an array for each place."""
+        self.seen: list[Any] = [None] * len(self.places)
+        with nn.intercept_methods(self._look):
+            return self.model.apply(variables, *args, **more)
+
+    def _look(self, call, args, kwargs, context):
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        here = [(n, p.side) for n, p in enumerate(self.places) if p.path == context.module.path]
+        for n, side in here:
+            if side == "in":
+                self.seen[n] = args[0] + self.nudges[n]
+                args = (self.seen[n], *args[1:])
+        out = call(*args, **kwargs)
+        for n, side in here:
+            if side == "out":
+                out = self.seen[n] = out + self.nudges[n]
+        return out
+
+
+def draw(model: nn.Module, split: Split) -> Batch:
+    """The batch to look at: a few rows of a split, drawn as evaluations draw them, always the same.
+
+    About ``TOKENS`` predictions (B, T); fewer of a model for which they would take long.
+    """
+    most = _most_tokens(model)
+    rows, T = max(1, most // split.window), split.window
+    if not split.lookback and most < split.window:
+        T = max(2, most)
+    batch = get_batch(split, rows, SEED, 0, "eval_train")
+    return Batch(batch.x[:, : split.lookback + T], batch.y[:, :T], batch.w[:, :T])
+
+
+@functools.lru_cache(maxsize=2)
+def _most_tokens(model: nn.Module) -> int:
+    return min(TOKENS, int(FLOPS / max(1.0, training_flops_per_token(model))))
+
+
+def of_text(run: Run, text: str) -> Batch | None:
+    """The same of a text, where the corpus is not there; None if it has nothing to predict."""
+    ids = run.tokenizer.encode(text)
+    if len(ids) < 2:
+        return None
+    window = min(run.model.block_size if not run.model.slides else TOKENS, len(ids) - 1)
+    split = dataset.cut_stream(ids, window, run.model.lookback)
+    drawn = next(whole_split(split, min(split.n_rows, max(1, TOKENS // window)), 1))
+    return Batch(*(array[0] for array in drawn))
+
+
+def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
+    """``measure`` of a run's checkpoint, with the memory that its optimizer had at that step."""
+    config, rate = run.config, 0.0
+    tuning = Tuning(config.train.trainable, config.model)
+    try:
+        if run.data is None:
+            raise UserError("this model was not trained here, and nothing is known of its optimizer")
+        state = _state(run, workdir, tuning)
+        rate = float(optimizer.schedule(config.optim, config.train.steps)(run.step))
+        known = state.params, batch, state.opt_state, config.optim, rate, tuning
+        return measure(run.model, *known)._replace(learning_rate=rate)
+    except UserError as error:
+        return measure(run.model, run.params, batch)._replace(no_updates=str(error))
+
+
+def _state(run: Run, workdir: Path, tuning: Tuning) -> TrainState:
+    like = _like(run.model, run.config.optim, tuning)
+    parts = {"params": like.params, "rest": like.replace(params=None)}
+    tree = store.restore(workdir, run.step, parts).tree
+    return tree["rest"].replace(params=tree["params"])
+
+
+@functools.lru_cache(maxsize=2)
+def _like(model: nn.Module, optim: OptimConfig, tuning: Tuning) -> TrainState:
+    """Shapes of a state, found once for all checkpoints."""
+    return jax.eval_shape(lambda: init_state(model, optimizer.build(optim), 0, tuning))
+
+
+def measure(
+    model: nn.Module,
+    params: Any,
+    batch: Batch,
+    opt_state: Any = None,
+    optim: OptimConfig = OptimConfig(),
+    learning_rate: float = 0.0,
+    tuning: Tuning = ALL,
+) -> Layers:
+    """Look into a model on one batch (B, T), dropout off.
+
+    ``params``: as a state of training has them. ``opt_state``: the optimizer's memory of those that
+    learn; None: there is none, and no update is known. Compiled once for all parameters of a shape.
+    """
+    model = plain(model)
+    at = tuple(places(model))
+    found = _program()(model, at, tuning, params, batch)
+    nats, seen, by_value, grads = jax.device_get(found)
+    flows = [_flow(*one, batch.w) for one in zip(at, seen, by_value, strict=True)]
+    trained = jax.device_get(tuning.split(params)[0])
+    updates = {}
+    if opt_state is not None:
+        updates = pytree.flat(update_of(optim, opt_state, grads, trained, learning_rate))
+    grads = pytree.flat(grads)
+    matrices = [
+        _matrix(name, values, grads[name], updates.get(name))
+        for name, values in pytree.flat(trained).items()
+        if values.ndim > 1
+    ]
+    return Layers(float(nats), flows, matrices)
+
+
+@functools.cache
+def _program():
+    # It runs a few times: on a CPU, to optimise it would take longer than all of them.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(_look_inside, static_argnums=(0, 1, 2), compiler_options=quick)
+
+
+def _look_inside(model, at, tuning, params, batch):
+    """(mean loss, values at each place, the gradients by them, those by what learns)."""
+    trained, frozen = tuning.split(params)
+    inner = tuning.beside(model, frozen)
+
+    def loss(trained, nudges):
+        watched = Watched(inner, at, nudges)
+        nats, count = nats_of(watched, trained, batch, jax.random.key(0))
+        return nats / count, watched.seen
+
+    shapes = jax.eval_shape(loss, trained, [0.0] * len(at))[1]
+    zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
+    looked = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(trained, zeros)
+    (nats, seen), (grads, by_value) = looked
+    return nats, seen, by_value, grads
+
+
+def update_of(
+    optim: OptimConfig, opt_state: Any, grads: Any, trained: Any, learning_rate: float
+) -> Any:
+    """What ``optimizer.build(optim)`` adds to the parameters that learn: a tree like them.
+
+    The rule treats each number alike, so all that decay are laid end to end, and all others: it is
+    compiled for two long arrays, in a tenth of the time that it takes for each of the matrices.
+    """
+    leaves, structure = jax.tree.flatten(trained)
+    decays = jax.tree.leaves(optimizer.decay_mask(trained))
+    # Names that decay_mask tells apart, and the numbers of the leaves that go there.
+    ends = {"kernel": [n for n, yes in enumerate(decays) if yes]}
+    ends["bias"] = [n for n, yes in enumerate(decays) if not yes]
+    ends = {name: numbers for name, numbers in ends.items() if numbers}
+
+    def laid(tree):
+        flat = [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
+        return {name: np.concatenate([flat[n] for n in ns]) for name, ns in ends.items()}
+
+    def is_like(tree):
+        return jax.tree.structure(tree) == structure
+
+    memory = jax.tree.map(lambda t: laid(t) if is_like(t) else t, opt_state, is_leaf=is_like)
+    rate = jnp.float32(learning_rate)
+    changed = jax.device_get(_update(optim, memory, laid(grads), laid(trained), rate))
+    back = list(leaves)
+    for name, numbers in ends.items():
+        cuts = np.cumsum([leaves[n].size for n in numbers])[:-1]
+        for n, part in zip(numbers, np.split(changed[name], cuts), strict=True):
+            back[n] = part.reshape(leaves[n].shape)
+    return jax.tree.unflatten(structure, back)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(optim, opt_state, grads, params, rate):
+    return optimizer.build(optim).update(grads, opt_state, params, learning_rate=rate)[0]
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Mean, standard deviation and histogram of numbers (N,), N >= 1."""
+    values = np.asarray(values, np.float32).reshape(-1)
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    low = max(float(values.min()), mean - FAR * std)
+    high = min(float(values.max()), mean + FAR * std)
+    width = (high - low) or 1.0
+    at = np.clip((values - low) * (BINS / width), 0, BINS - 1).astype(np.int32)
+    return Spread(mean, std, Histogram(low, high, np.bincount(at, minlength=BINS)))
+
+
+def _flow(place: Place, values: np.ndarray, gradient: np.ndarray, w: np.ndarray) -> Flow:
+    units = values.shape[-1]
+    counts = np.asarray(w).reshape(-1) > 0  # a place that was filled up says nothing
+    values, gradient = (a.reshape(-1, units)[counts] for a in (values, gradient))
+    saturated = dead = norm = None
+    if place.kind == "tanh":
+        saturated = float((np.abs(values) > SATURATED).mean())
+    if place.kind in ("relu", "gelu"):
+        dead = int((values.max(axis=0) <= 0).sum())
+    if place.kind == "stream":
+        norm = float(np.linalg.norm(values.astype(np.float64), axis=1).mean())
+    return Flow(place, spread(values), spread(gradient), units, saturated, dead, norm)
+
+
+def _matrix(name: str, values: np.ndarray, grad: np.ndarray, update: np.ndarray | None) -> Matrix:
+    sizes = [f(a, dtype=np.float64) for a in (values, grad) for f in (np.mean, np.std)]
+    changed = None if update is None else float(np.std(update, dtype=np.float64))
+    return Matrix(name, values.shape, *map(float, sizes), changed)
+
