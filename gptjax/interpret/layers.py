@@ -234,13 +234,13 @@ def of_text(run: Run, text: str) -> Batch | None:
     return Batch(*(array[0] for array in drawn))
 
 
-def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
+def at_checkpoint(run: Run, workdir: Path | None, batch: Batch) -> Layers:
     """``measure`` of a run's checkpoint, with the memory that its optimizer had at that step."""
     config, rate = run.config, 0.0
     tuning = Tuning(config.train.trainable, config.model)
     try:
-        if run.data is None:
-            raise UserError("this model was not trained here, and nothing is known of its optimizer")
+        if workdir is None or run.data is None:
+            raise UserError("this model was not trained here: nothing is known of its optimizer")
         state = _state(run, workdir, tuning)
         rate = float(optimizer.schedule(config.optim, config.train.steps)(run.step))
         known = state.params, batch, state.opt_state, config.optim, rate, tuning
@@ -385,4 +385,3 @@ def _matrix(name: str, values: np.ndarray, grad: np.ndarray, update: np.ndarray 
     sizes = [f(a, dtype=np.float64) for a in (values, grad) for f in (np.mean, np.std)]
     changed = None if update is None else float(np.std(update, dtype=np.float64))
     return Matrix(name, values.shape, *map(float, sizes), changed)
-
