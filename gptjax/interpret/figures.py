@@ -14,28 +14,35 @@ T places, N layers, H heads, L layers of a lens, P predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gptjax.checkpoints import run as runs
 from gptjax.checkpoints.run import Run
-from gptjax.errors import harmless
+from gptjax.data.dataset import Split
+from gptjax.errors import UserError, harmless
 from gptjax.evaluation.count_models import CountBigram
 from gptjax.interpret import prompt
 from gptjax.interpret import text as texts
-from gptjax.interpret.prompt import Attention, Lens, names
+from gptjax.interpret.prompt import Attention, Followers, Lens, names
 from gptjax.interpret.text import Guesses, Rows
-from gptjax.monitoring.pictures import GREY, INK, blank
+from gptjax.monitoring import metrics, plots
+from gptjax.monitoring.pictures import GREY, INK, LIGHT, PALETTE, bare, blank
 
 MOST_PREDICTIONS = 1500  # of a text that is coloured by its loss
+IN_PICTURE = 32  # tokens of a table of pairs
 PROBABILITY, LOSS, DIFFERENCE = "Blues", "Oranges", "PuOr_r"  # colour maps
 _LEGIBLE = 5.0  # points: where tokens would be smaller, places are numbered instead
 _POINT = 1 / 72  # inches
 _CELL = 0.25  # inches: the height of a cell of a lens, and of a line of text
 _COLUMN, _COLUMNS = 0.095, 84  # inches, of a character of a text; how many a line has
+MOST_BANDS = 8  # of places of a lens, below each other
 _LENS_WIDTH, _TOKEN = 7.6, 8  # inches of the cells of a lens; characters of a token in a cell
 _FUTURE = "#EFEFEF"  # what the mask hides, and tokens without a number
+_TITLE_COLUMN = 0.072  # inches, of a character of what stands below a title
 _MONO = {"family": "DejaVu Sans Mono", "parse_math": False}  # it comes with matplotlib
 
 
@@ -64,13 +71,40 @@ def loss(run: Run, text: str, bigram: CountBigram | None = None) -> Any:
     return draw_loss(run, cut, texts.read(run, cut), bigram)
 
 
+def table(run: Run, splits: Mapping[str, Split] | None = None, words: Sequence[str] = ()) -> Any:
+    """What the model expects after one token, beside the counts of train, and their difference.
+
+    ``splits``: of ``web.context.of_run(run)``; None: the model alone. ``words``: after which
+    tokens; after the most frequent ones without. UserError as ``prompt.followers``.
+    """
+    return draw_table(run, prompt.followers(run, splits, words, IN_PICTURE))
+
+
+def curves(run: Run, lines: Mapping[str, float | None] | None = None) -> Any:
+    """The losses of a training, and below them its learning rate and gradient norm.
+
+    ``lines``: losses to compare with, nats per token by name; None: ln V, and the count bigram's of
+    summary.json. UserError: a run without a folder, or one that recorded nothing.
+    """
+    records = metrics.read(run.folder / runs.METRICS) if run.folder else []
+    figures = runs.summary(run.folder) if run.folder else None
+    losses = plots.curves_of(records, plots.exact_of(figures) if figures else {})
+    if not losses:
+        raise UserError("nothing was recorded of this run's training: it has no curves")
+    if lines is None:
+        counted = (figures or {}).get("count_bigram_val_nats")
+        lines = {"ln V": math.log(run.tokenizer.vocab_size), "count bigram": counted}
+    return draw_curves(run, losses, lines, records)
+
+
 def draw_attention(run: Run, found: Attention) -> Any:
     """The figure of ``attention``."""
     N, H, T = found.wei_NxHxTxT.shape[:3]
     one = N * H == 1
-    side = min(max(0.15 * T, 3.2 if one else 1.4), 7.5 if one else max(1.4, 13 / H))  # inches
+    side = max(0.15 * T, 3.2) if one else max(0.11 * T, 1.4)  # inches
+    side = min(side, max(1.4, 9 / max(N, H)))
     # Room for the names of the tokens, the title of each matrix and the scale.
-    figure = blank(max(6.4, side * H + 2.0), (side + 0.3) * N + 1.6)
+    figure = blank(max(5.4, side * H + 1.8), (side + 0.26) * N + 1.4)
     what = "what a place looks at, itself and those before it, adds up to 1"
     _title(figure, f"{_of(run)}: attention", what, found.ids_T, found.n_read)
     grid = figure.subplots(N, H, squeeze=False, sharex=True, sharey=True)
@@ -82,9 +116,12 @@ def draw_attention(run: Run, found: Attention) -> Any:
             axes.set_facecolor(_FUTURE)
             axes.set_title(f"layer {layer}, head {head}", color=INK, fontsize=9, pad=4)
             _plain(axes)
-            _name_places(axes, labels, side / T)
-    figure.supxlabel("looked at", color=GREY, fontsize=10)
-    figure.supylabel("looks", color=GREY, fontsize=10)
+            _name_places(axes, labels, labels, side / T)
+    number = "" if _has_room(side / T) else ": place"
+    for row in grid[:, 0]:
+        row.set_ylabel(f"looks{number}", color=GREY, fontsize=9)
+    for column in grid[-1]:
+        column.set_xlabel(f"looked at{number}", color=GREY, fontsize=9)
     _scale(figure, image, grid, "attention weight")
     return figure
 
@@ -97,12 +134,15 @@ def draw_lens(run: Run, found: Lens) -> Any:
     L, T = p_LxT.shape
     width = 0.16 + 0.075 * max(map(len, [*labels, *sum(guessed_LxT, [])]))  # inches of a cell
     n = min(T, int(_LENS_WIDTH / width))
-    bands = -(-T // n)
+    bands = min(-(-T // n), MOST_BANDS)
+    begin = max(0, T - bands * n)
     figure = blank(max(6.4, n * width + 2.6), bands * (L + 2.6) * _CELL + 0.9)
     what = "framed: it is what came. raw: the head was trained to read the last layer alone"
-    _title(figure, f"{_of(run)}: the guess after every block", what, found.ids_T, found.n_read)
+    _title(
+        figure, f"{_of(run)}: the guess after every block", what, found.ids_T[begin:], found.n_read
+    )
     grid = figure.subplots(bands, 1, squeeze=False)[:, 0]
-    for axes, first in zip(grid, range(0, T, n), strict=True):
+    for axes, first in zip(grid, range(begin, T, n), strict=True):
         here = slice(first, first + n)
         image = _band(axes, p_LxT[:, here], n)
         came = [*labels, ""][first + 1 : first + n + 1]
@@ -143,6 +183,67 @@ def draw_loss(run: Run, cut: Rows, found: Guesses, bigram: CountBigram | None = 
         axes.set(xlim=(0, columns), ylim=(n_lines - 0.5, -0.5))
         axes.set_axis_off()
         _scale(figure, image, axes, label, "max" if low == 0 else "both")
+    return figure
+
+
+def draw_table(run: Run, found: Followers) -> Any:
+    """The figure of ``table``."""
+    R, K = found.p_RxK.shape
+    kind = run.config.model.kind
+    parts = [(kind, found.p_RxK, PROBABILITY)]
+    if found.counted_RxK is not None:
+        parts.append(("counted in train", found.counted_RxK, PROBABILITY))
+        parts.append((f"{kind} minus counted", found.p_RxK - found.counted_RxK, DIFFERENCE))
+    cell, n = 0.11, len(parts)  # inches
+    down = 2 * R < K  # few rows: the parts stand below each other
+    side, high = max(2.0, cell * K), max(0.4, cell * R)
+    rows, columns = (n, 1) if down else (1, n)
+    figure = blank(max(6.4, (side + 0.9) * columns + 0.9), (high + 0.9) * rows + 0.9)
+    V = run.tokenizer.vocab_size
+    what = f"probability of the next token (column) after one token (row): {K:,} of {V:,} tokens"
+    _title(figure, f"{_of(run)}: what follows what", what)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    top = max(float(p.max()) for _, p, _ in parts[:2])
+    for i, (axes, (name, p, colors)) in enumerate(zip(grid, parts, strict=True)):
+        low, high = (0, top) if colors == PROBABILITY else (-np.abs(p).max(), np.abs(p).max())
+        image = axes.imshow(p, colors, vmin=low, vmax=high, interpolation="none")
+        axes.set_title(name, color=INK, fontsize=9, pad=4, parse_math=False)
+        _plain(axes)
+        _name_places(axes, names(run, found.ids_K), names(run, found.ids_R), cell)
+        if colors == DIFFERENCE:
+            _scale(figure, image, axes, "difference")
+        elif down or i == n - 1 or i == 1:  # side by side, model and counts share one
+            _scale(figure, image, axes, "probability")
+    return figure
+
+
+def draw_curves(
+    run: Run,
+    losses: Sequence[plots.Curve],
+    lines: Mapping[str, float | None],
+    records: Sequence[Mapping[str, Any]],
+) -> Any:
+    """The figure of ``curves``."""
+    names_of = {"learning_rate": "learning rate", "grad_norm": "gradient norm"}
+    below = {
+        label: [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+        for name, label in names_of.items()
+    }
+    below = {label: points for label, points in below.items() if points}
+    heights = [4.4, *(1.1 for _ in below)]
+    figure = blank(8, sum(heights) + 0.3)
+    layout = {"height_ratios": heights, "squeeze": False, "sharex": True}
+    first, *others = figure.subplots(len(heights), 1, **layout)[:, 0]
+    known = {name: nats for name, nats in lines.items() if nats is not None}
+    plots.draw_losses(first, losses, known, f"{run.config.name}: loss while training")
+    for axes, (label, points) in zip(others, below.items(), strict=True):
+        bare(axes)
+        axes.plot(*zip(*points, strict=True), color=PALETTE[0], linewidth=1.2)
+        axes.set_ylabel(label.replace(" ", "\n"), color=GREY, rotation=0, ha="right", va="center")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color=LIGHT, linewidth=0.8)
+    figure.align_ylabels(others)
+    plots.steps_axis([first, *others][-1], max(1, *(max(curve.steps) for curve in losses)))
     return figure
 
 
@@ -194,17 +295,20 @@ def _frame(axes: Any, x: float, y: float) -> None:
     axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=INK, lw=1))
 
 
-def _name_places(axes: Any, labels: Sequence[str], cell: float) -> None:
+def _name_places(axes: Any, across: Sequence[str], down: Sequence[str], cell: float) -> None:
     """Name the places along both axes by their tokens, or by numbers where these have no room."""
-    T, size = len(labels), min(9.0, 0.8 * cell / _POINT)
-    if size >= _LEGIBLE:
-        turned = 90 if max(map(len, labels)) > 1 else 0
-        shown = list(map(_short, labels))
-        style = {"fontsize": size, "color": INK, **_MONO}
-        axes.set_xticks(range(T), shown, rotation=turned, **style)
-        axes.set_yticks(range(T), shown, **style)
+    if _has_room(cell):
+        style = {"fontsize": min(9.0, 0.8 * cell / _POINT), "color": INK, **_MONO}
+        turned = 90 if max(map(len, across)) > 1 else 0
+        axes.set_xticks(range(len(across)), map(_short, across), rotation=turned, **style)
+        axes.set_yticks(range(len(down)), map(_short, down), **style)
     else:
         axes.locator_params(nbins=5, steps=[1, 2, 4, 5, 8, 10], integer=True)
+
+
+def _has_room(cell: float) -> bool:
+    """Whether the name of a token can be read in a cell of so many inches."""
+    return 0.8 * cell / _POINT >= _LEGIBLE
 
 
 def _scale(figure: Any, image: Any, axes: Any, label: str, extend: str = "neither") -> None:
@@ -221,11 +325,13 @@ def _title(figure: Any, title: str, what: str, ids: Sequence[int] = (), n_read: 
     width, height = figure.get_size_inches()
     if len(ids) < n_read:
         what = f"the last {len(ids):,} of {n_read:,} tokens; {what}"
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.6 / height), w_pad=0.08, h_pad=0.08)
+    lines = textwrap.wrap(harmless(what), max(20, int((width - 0.3) / _TITLE_COLUMN)))
+    top = 1 - (0.45 + 0.15 * len(lines)) / height
+    figure.get_layout_engine().set(rect=(0, 0, 1, top), w_pad=0.08, h_pad=0.08)
     style = {"va": "top", "parse_math": False}
     figure.text(0.1 / width, 1 - 0.1 / height, harmless(title), color=INK, weight="bold", **style)
     low = 1 - 0.36 / height
-    figure.text(0.1 / width, low, harmless(what), color=GREY, fontsize=9, **style)
+    figure.text(0.1 / width, low, "\n".join(lines), color=GREY, fontsize=9, **style)
 
 
 def _plain(axes: Any) -> None:
@@ -241,9 +347,9 @@ def _write(axes: Any, x: float, y: float, text: str, color: str, size: float) ->
 
 
 def _ink_on(image: Any, value: float) -> str:
-    """A colour that can be read on that of a value."""
-    red, green, blue, _ = image.to_rgba(value)
-    return INK if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+    """Dark or white, whichever has the larger contrast with the colour of a value (WCAG)."""
+    red, green, blue = (part**2.2 for part in image.to_rgba(value)[:3])
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.21 else "white"
 
 
 def _short(text: str) -> str:

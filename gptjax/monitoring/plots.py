@@ -58,6 +58,14 @@ def curves_of(
     return curves
 
 
+def exact_of(figures: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
+    """The ``exact`` of ``curves_of``, from the figures of a summary.json."""
+    exact = {name: [(figures["steps"], figures[f"final_{name}_nats"])] for name in (TRAIN, VAL)}
+    if figures["best_step"] != figures["steps"]:
+        exact[VAL].insert(0, (figures["best_step"], figures["best_val_nats"]))
+    return exact
+
+
 def smooth(nats: Sequence[float], width: int) -> np.ndarray:
     """Average each value with up to ``width // 2`` neighbours on each side: (n,) nats.
 
