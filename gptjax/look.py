@@ -190,25 +190,19 @@ def look_table(run: Run, words: Sequence[str], args: Any) -> str:
     if not words:  # the most frequent ones alone
         few = tables.frequent(run.tokenizer, splits, found.ids_R.tolist(), ROWS)
         rows = np.searchsorted(found.ids_R, few)
-    after, next_ = prompt.names(run, found.ids_R[rows]), prompt.names(run, found.ids_K)
-    lines = []
-    for name, row in zip(padded(after), rows, strict=True):
-        best = np.argsort(-found.p_RxK[row], kind="stable")[: args.top or 5]
-        beside = found.counted_RxK
-        lines.append(
-            f"{name}   "
-            + "   ".join(
-                f"{next_[i]} {found.p_RxK[row, i]:.3f}"
-                + ("" if beside is None else f" ({beside[row, i]:.3f})")
-                for i in best
-            )
-        )
-    V, counted = (
-        run.tokenizer.vocab_size,
-        "" if splits is None else ", counted in train in brackets",
-    )
-    head = f"probability of the likeliest next tokens after one token alone{counted}: "
-    head += f"{len(rows):,} rows, of {len(next_):,} of {V:,} tokens"
+    names, next_ = prompt.names(run, found.ids_R[rows]), prompt.names(run, found.ids_K)
+    lines, n = [], args.top or 5
+    for name, row in zip(padded(names), rows, strict=True):
+        cells = [name]
+        for i in np.argsort(-found.p_RxK[row], kind="stable")[:n]:
+            cells.append(f"{next_[i]} {found.p_RxK[row, i]:.3f}")
+            if found.counted_RxK is not None:
+                cells[-1] += f" ({found.counted_RxK[row, i]:.3f})"
+        lines.append("   ".join(cells))
+    V, K = run.tokenizer.vocab_size, len(next_)
+    head = f"the likeliest next tokens after one token alone, after {len(rows):,} of {V:,}"
+    head += "" if splits is None else "; in brackets how often they came in train"
+    head += f"; only the {K:,} most frequent tokens follow" if K < V else ""
     drawn_of = prompt.followers(run, splits, words, figures.IN_PICTURE)
     return "\n".join([head, *lines, drawn(args, figures.draw_table, run, drawn_of), *notes])
 

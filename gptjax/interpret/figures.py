@@ -42,7 +42,8 @@ _COLUMN, _COLUMNS = 0.095, 84  # inches, of a character of a text; how many a li
 MOST_BANDS = 8  # of places of a lens, below each other
 _LENS_WIDTH, _TOKEN = 7.6, 8  # inches of the cells of a lens; characters of a token in a cell
 _FUTURE = "#EFEFEF"  # what the mask hides, and tokens without a number
-_TITLE_COLUMN = 0.072  # inches, of a character of what stands below a title
+_LEAST_LINES = 7  # of a text: as high as its scale
+_TITLE_COLUMN = 0.078  # inches, of a character of what stands below a title
 _MONO = {"family": "DejaVu Sans Mono", "parse_math": False}  # it comes with matplotlib
 
 
@@ -136,7 +137,7 @@ def draw_lens(run: Run, found: Lens) -> Any:
     n = min(T, int(_LENS_WIDTH / width))
     bands = min(-(-T // n), MOST_BANDS)
     begin = max(0, T - bands * n)
-    figure = blank(max(6.4, n * width + 2.6), bands * (L + 2.6) * _CELL + 0.9)
+    figure = blank(max(6.4, n * width + 2.6), max(2.8, bands * (L + 2.6) * _CELL + 0.9))
     what = "framed: it is what came. raw: the head was trained to read the last layer alone"
     _title(
         figure, f"{_of(run)}: the guess after every block", what, found.ids_T[begin:], found.n_read
@@ -163,24 +164,29 @@ def draw_loss(run: Run, cut: Rows, found: Guesses, bigram: CountBigram | None = 
     """The figure of ``loss``, of the predictions ``found`` of a text ``cut`` into rows."""
     most, mean = math.log(run.tokenizer.vocab_size), float(found.nats.mean())
     labels, parts = names(run, cut.ids), [(found.nats, LOSS, 0.0, most, "loss, nats per token")]
-    said = f"mean {mean:.4f} nats per token; the scale ends at ln V, of knowing nothing"
+    said = f"mean {mean:.4f} nats per token"
     if bigram is not None:
-        less = found.nats - texts.bigram_nats(cut, bigram)
-        parts.append((less, DIFFERENCE, -most / 2, most / 2, "loss minus the count bigram's, nats"))
-        said += f"; {less.mean():+.4f} against the count bigram's".replace("-", "−")
+        pairs = texts.bigram_nats(cut, bigram)
+        less = found.nats - pairs
+        parts.append(
+            (less, DIFFERENCE, -most / 2, most / 2, "loss minus the\ncount bigram's, nats")
+        )
+        said += f", the count bigram's {pairs.mean():.4f}"
     places, n_lines = _set_lines(labels)
     columns = max(40, max(column + width for _, column, width in places))
-    figure = blank(columns * _COLUMN + 1.6, (n_lines * _CELL + 0.35) * len(parts) + 0.9)
+    high = max(n_lines, _LEAST_LINES)
+    figure = blank(columns * _COLUMN + 1.6, (high * _CELL + 0.35) * len(parts) + 0.9)
     n = f"the first {len(found.nats):,} of {cut.n_predicted:,} predictions; "
     what = (n if len(found.nats) < cut.n_predicted else "") + said
-    _title(figure, f"{_of(run)}: each token's loss", what)
+    ends = "; the scale ends at ln V, of knowing nothing"
+    _title(figure, f"{_of(run)}: each token's loss", what + ends)
     for axes, part in zip(figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
         nats, colors, low, high, label = part
         image = _boxes(axes, places, nats, colors, low, high)
         for i, (line, column, width) in enumerate(places):
             color = GREY if i == 0 else _ink_on(image, nats[i - 1])
             _write(axes, column + width / 2, line, labels[i], color, 9)
-        axes.set(xlim=(0, columns), ylim=(n_lines - 0.5, -0.5))
+        axes.set(xlim=(0, columns), ylim=(high - 0.5, -0.5))
         axes.set_axis_off()
         _scale(figure, image, axes, label, "max" if low == 0 else "both")
     return figure
@@ -232,6 +238,7 @@ def draw_curves(
     below = {label: points for label, points in below.items() if points}
     heights = [4.4, *(1.1 for _ in below)]
     figure = blank(8, sum(heights) + 0.3)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     layout = {"height_ratios": heights, "squeeze": False, "sharex": True}
     first, *others = figure.subplots(len(heights), 1, **layout)[:, 0]
     known = {name: nats for name, nats in lines.items() if nats is not None}
