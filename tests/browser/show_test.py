@@ -12,7 +12,7 @@ def shown(tmp_path_factory):
     """A tiny GPT's page, and a folder."""
     folder = tmp_path_factory.mktemp("show")
     fit(config(write_text(folder), "gpt"), folder / "run")
-    return gptjax.show(gptjax.load(folder / "run"), "abc de"), folder
+    return gptjax.show(gptjax.load(folder / "run"), "abc\nde"), folder
 
 
 @pytest.mark.parametrize("size", ["wide", "phone"])
