@@ -174,7 +174,7 @@ def diagrams(config: Config, model: Any, params: Any) -> list[Diagram]:
 
 def _gpt(make: _Maker) -> Diagram:
     model, (first, last) = make.model, make.ends()
-    tok = "token_embedding_table"
+    tok, pos = "token_embedding_table", "position_embedding_table"
     head = make.owned("lm_head/")
     tied = model.tie_lm_head
     return Diagram(
@@ -182,14 +182,8 @@ def _gpt(make: _Maker) -> Diagram:
         (
             first,
             (
-                make.box(tok, "tok_emb", "BTC", "tok_emb", make.owned(tok)),
-                make.box(
-                    "position_embedding_table",
-                    "pos_emb",
-                    "TC",
-                    "pos_emb",
-                    make.owned("position_embedding_table"),
-                ),
+                make.box("tok_emb", tok, "BTC", "tok_emb", make.owned(tok)),
+                make.box("pos_emb", pos, "TC", "pos_emb", make.owned(pos)),
             ),
             (make.box("x", "tok_emb + pos_emb", "BTC", "x"),),
             (
@@ -279,8 +273,8 @@ def _embedded(make: _Maker, prefix: str) -> tuple[tuple[Box, ...], ...]:
     tok, pos = "token_embedding_table", "position_embedding_table"
     return (
         (
-            make.box(tok, "tok_emb", "BTC", f"{prefix} tok_emb", make.owned(tok)),
-            make.box(pos, "pos_emb", "TC", f"{prefix} pos_emb", make.owned(pos)),
+            make.box("tok_emb", tok, "BTC", f"{prefix} tok_emb", make.owned(tok)),
+            make.box("pos_emb", pos, "TC", f"{prefix} pos_emb", make.owned(pos)),
         ),
         (make.box("x", "tok_emb + pos_emb", "BTC", f"{prefix} x"),),
     )
@@ -307,8 +301,10 @@ def _table(make: _Maker) -> Diagram:
     if make.kind == "ngram":
         said = ", ".join(f"idx[t - {i}]" if i else "idx[t]" for i in range(n)[::-1])
         rows.append((make.box("context", said, "BT", "context"),))
-    what, said = ("ngram", "table[context]") if make.kind == "ngram" else ("bigram", "table[idx]")
-    rows.append((make.box(name, f"logits = {said}", "BTV", what, make.owned(name)),))
+    what, said = (
+        ("ngram", f"{name}[context]") if make.kind == "ngram" else ("bigram", f"{name}[idx]")
+    )
+    rows.append((make.box("logits", said, "BTV", what, make.owned(name)),))
     return Diagram("model", (*rows, last))
 
 
@@ -327,7 +323,7 @@ def _mlp(make: _Maker) -> Diagram:
         (
             first,
             (make.box("padded", f"pad(idx, {n - 1})", "BT", "window"),),
-            (make.box(tok, "emb", "BTC", "mlp emb", make.owned(tok)),),
+            (make.box("emb", tok, "BTC", "mlp emb", make.owned(tok)),),
             (concat,),
             *((box,) for box in hidden),
             (head,),

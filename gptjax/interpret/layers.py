@@ -77,17 +77,19 @@ class Flow(NamedTuple):
     """What one batch shows at a place.
 
     ``gradient``: of the mean loss, nats per token, by each value. ``saturated``: after tanh, the
-    share of values above ``SATURATED``. ``dead``: after relu or gelu, how many of ``units`` were
-    above 0 for no token. ``norm``: of the residual stream, the mean length of a token's vector.
+    share of values above ``SATURATED``. ``zero``: after relu, the share of values that are 0; the
+    histogram leaves them out. ``dead``: after relu or gelu, how many of ``units`` were above 0 for
+    no token. ``norm``: of the residual stream, the mean length of a token's vector.
     """
 
     place: Place
     values: Spread
     gradient: Spread
     units: int
-    saturated: float | None
-    dead: int | None
-    norm: float | None
+    saturated: float | None = None
+    zero: float | None = None
+    dead: int | None = None
+    norm: float | None = None
 
 
 class Matrix(NamedTuple):
@@ -240,7 +242,9 @@ def at_checkpoint(run: Run, workdir: Path | None, batch: Batch) -> Layers:
     tuning = Tuning(config.train.trainable, config.model)
     try:
         if workdir is None or run.data is None:
-            raise UserError("this model was not trained here: nothing is known of its optimizer")
+            raise UserError(
+                "this model was not trained here, and nothing is known of its optimizer"
+            )
         state = _state(run, workdir, tuning)
         rate = float(optimizer.schedule(config.optim, config.train.steps)(run.step))
         known = state.params, batch, state.opt_state, config.optim, rate, tuning
@@ -267,14 +271,14 @@ def measure(
     params: Any,
     batch: Batch,
     opt_state: Any = None,
-    optim: OptimConfig = OptimConfig(),
+    optim: OptimConfig | None = None,
     learning_rate: float = 0.0,
     tuning: Tuning = ALL,
 ) -> Layers:
     """Look into a model on one batch (B, T), dropout off.
 
-    ``params``: as a state of training has them. ``opt_state``: the optimizer's memory of those that
-    learn; None: there is none, and no update is known. Compiled once for all parameters of a shape.
+    ``params``: as a state of training has them. ``opt_state``: the memory that ``optim`` has of
+    those that learn; None: no update is known. Compiled once for all parameters of a shape.
     """
     model = plain(model)
     at = tuple(places(model))
@@ -283,7 +287,7 @@ def measure(
     flows = [_flow(*one, batch.w) for one in zip(at, seen, by_value, strict=True)]
     trained = jax.device_get(tuning.split(params)[0])
     updates = {}
-    if opt_state is not None:
+    if optim is not None and opt_state is not None:
         updates = pytree.flat(update_of(optim, opt_state, grads, trained, learning_rate))
     grads = pytree.flat(grads)
     matrices = [
@@ -356,29 +360,42 @@ def _update(optim, opt_state, grads, params, rate):
     return optimizer.build(optim).update(grads, opt_state, params, learning_rate=rate)[0]
 
 
-def spread(values: np.ndarray) -> Spread:
-    """Mean, standard deviation and histogram of numbers (N,), N >= 1."""
-    values = np.asarray(values, np.float32).reshape(-1)
-    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    low = max(float(values.min()), mean - FAR * std)
-    high = min(float(values.max()), mean + FAR * std)
+def histogram(values: np.ndarray) -> Histogram:
+    """Of numbers (N,), N >= 1, up to ``FAR`` spreads from their mean."""
+    mean, far = float(values.mean(dtype=np.float64)), FAR * float(values.std(dtype=np.float64))
+    low, high = max(float(values.min()), mean - far), min(float(values.max()), mean + far)
     width = (high - low) or 1.0
     at = np.clip((values - low) * (BINS / width), 0, BINS - 1).astype(np.int32)
-    return Spread(mean, std, Histogram(low, high, np.bincount(at, minlength=BINS)))
+    return Histogram(low, high, np.bincount(at, minlength=BINS))
+
+
+def spread(values: np.ndarray, without_zeros: bool = False) -> Spread:
+    """Mean, standard deviation and histogram of numbers (N,), N >= 1.
+
+    ``without_zeros``: the histogram is of the others, where there are any.
+    """
+    values = np.asarray(values, np.float32).reshape(-1)
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    drawn = values[values != 0] if without_zeros and values.any() else values
+    return Spread(mean, std, histogram(drawn))
 
 
 def _flow(place: Place, values: np.ndarray, gradient: np.ndarray, w: np.ndarray) -> Flow:
     units = values.shape[-1]
     counts = np.asarray(w).reshape(-1) > 0  # a place that was filled up says nothing
     values, gradient = (a.reshape(-1, units)[counts] for a in (values, gradient))
-    saturated = dead = norm = None
+    is_relu = place.kind == "relu"
+    seen = Flow(place, spread(values, is_relu), spread(gradient, is_relu), units)
     if place.kind == "tanh":
-        saturated = float((np.abs(values) > SATURATED).mean())
+        seen = seen._replace(saturated=float((np.abs(values) > SATURATED).mean()))
+    if is_relu:
+        seen = seen._replace(zero=float((values == 0).mean()))
     if place.kind in ("relu", "gelu"):
-        dead = int((values.max(axis=0) <= 0).sum())
+        seen = seen._replace(dead=int((values.max(axis=0) <= 0).sum()))
     if place.kind == "stream":
-        norm = float(np.linalg.norm(values.astype(np.float64), axis=1).mean())
-    return Flow(place, spread(values), spread(gradient), units, saturated, dead, norm)
+        lengths = np.linalg.norm(values.astype(np.float64), axis=1)
+        seen = seen._replace(norm=float(lengths.mean()))
+    return seen
 
 
 def _matrix(name: str, values: np.ndarray, grad: np.ndarray, update: np.ndarray | None) -> Matrix:

@@ -20,6 +20,7 @@ from gptjax.generation.generate import prompt_ids, row_keys
 from gptjax.interpret import capture
 
 PLACES = 12  # tokens of a lesson: its matrices can be read cell by cell
+WIDEST = 256  # places of a pass
 SEEDS = (0, 1, 2)  # of the draws that are shown
 LAYER, HEAD = 0, 0  # the head that is shown
 
@@ -45,9 +46,10 @@ def lesson(run: Run, text: str) -> Lesson:
     """
     ids_T, model, kind = first_tokens(run, text), run.model, run.config.model.kind
     T = len(ids_T)
-    # As wide as a row of the text panel, so that both are one program. The places after T are
-    # filled up: none before them can see what with.
-    width = LONGEST_SLIDING_ROW + model.lookback if model.slides else model.block_size
+    # As wide as a row of the text panel, so that both are one program; not a long block, whose
+    # attention would be large. The places after T are filled up: none before them sees that.
+    long = model.slides or model.block_size > WIDEST
+    width = LONGEST_SLIDING_ROW + model.lookback if long else model.block_size
     found = capture.capture(model, run.params, np.pad(ids_T, (0, width - T))[None])
     logits_V = found.logits_BxTxV[0, T - 1]
     noise = np.asarray(_noise_program()(jnp.array(SEEDS), jnp.int32(T), len(logits_V)))

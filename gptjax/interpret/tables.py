@@ -54,15 +54,15 @@ class Counts(NamedTuple):
 def frequent(
     tok: Tokenizer, splits: Mapping[str, Split] | None, among: list[int], n: int
 ) -> np.ndarray:
-    """The n most frequent of some tokens in the train split, (K,) rising ids.
+    """The n most frequent of some tokens in the train split, that first, (K,).
 
-    Where the corpus is not there, the first of them. All, where there are no more than n.
+    Where the corpus is not there, the first of them. All as they are, where there are at most n.
     """
     ids = np.asarray(among, np.int64)
     if len(ids) <= n or splits is None:
         return ids[:n]
     counts = count_models.token_counts(splits["train"].tokens, tok.vocab_size)
-    return np.sort(ids[np.argsort(-counts[ids], kind="stable")[:n]])
+    return ids[np.argsort(-counts[ids], kind="stable")[:n]]
 
 
 def shown(run: Run, splits: Mapping[str, Split] | None) -> np.ndarray:
@@ -73,8 +73,9 @@ def shown(run: Run, splits: Mapping[str, Split] | None) -> np.ndarray:
 
 
 def paired(run: Run, splits: Mapping[str, Split] | None) -> np.ndarray:
-    """The ids of tokens for a table of pairs, at most ``IN_TABLE``."""
-    return frequent(run.tokenizer, splits, list(range(run.tokenizer.vocab_size)), IN_TABLE)
+    """The ids of tokens for a table of pairs, at most ``IN_TABLE``, rising."""
+    every = list(range(run.tokenizer.vocab_size))
+    return np.sort(frequent(run.tokenizer, splits, every, IN_TABLE))
 
 
 def nearest(run: Run, ids_K: np.ndarray, n: int = NEAREST) -> Near:

@@ -32,6 +32,7 @@ class Context:
     ``text`` is what the text panel shows, ``text_from`` where it comes from: "user", "val",
     "sample". ``splits`` and ``corpus`` are None where the corpus is not there, for the reason
     ``no_corpus``. ``records``: of metrics.jsonl; ``summary``, ``record``: summary.json, run.json.
+    ``n_checkpoints`` share the room of a page; in ``kept`` a panel keeps what it needs again.
     """
 
     workdir: Path | None
@@ -43,6 +44,8 @@ class Context:
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     summary: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
+    n_checkpoints: int = 1
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
 def of_run(
@@ -102,4 +105,4 @@ def _own_text(
     if not sample:
         made = run.generate(max_new_tokens=run.model.block_size, seed=SEED)
         sample = made[0].text
-    return sample, "sample"
+    return sample.strip("\n") if run.items else sample, "sample"

@@ -53,7 +53,8 @@ def _batch(run: Run, ctx: Context) -> Batch | None:
 def _flow(flow: Flow) -> dict[str, Any]:
     said = {"name": flow.place.name, "kind": flow.place.kind, "units": flow.units}
     said |= {"values": _spread(flow.values), "gradient": _spread(flow.gradient)}
-    return said | {"saturated": flow.saturated, "dead": flow.dead, "norm": flow.norm}
+    states = {name: getattr(flow, name) for name in ("saturated", "zero", "dead", "norm")}
+    return said | states
 
 
 def _spread(spread: Spread) -> dict[str, Any]:

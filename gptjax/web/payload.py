@@ -6,6 +6,7 @@ values}], panel: facts}. Each panel's part is made by its own ``*_data`` file.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,24 @@ from gptjax.web.embeddings_data import embeddings_data, embeddings_facts
 from gptjax.web.layers_data import layers_data, layers_facts
 from gptjax.web.lessons_data import lessons_data
 from gptjax.web.run_data import diagrams_facts, run_facts, samples_facts
+from gptjax.web.text_data import text_data
 
 Part = Callable[[Run, Context], dict[str, Any] | None]
 MOST_CHECKPOINTS = 12  # on the slider: first, best and last, and between them evenly
 MOST_AT_END = 3  # of a training that has just ended: each takes a third of a second
-# Panel -> what does not change with the checkpoint.
+# Panel -> what does not change with the checkpoint, and what does.
 FACTS: dict[str, Part] = {
     "run": run_facts,
     "samples": samples_facts,
-    "diagrams": diagrams_facts,
     "embeddings": embeddings_facts,
     "layers": layers_facts,
+    "diagrams": diagrams_facts,
 }
-# Panel -> what does.
 OF_CHECKPOINT: dict[str, Part] = {
-    "lessons": lessons_data,
+    "text": text_data,
     "embeddings": embeddings_data,
     "layers": layers_data,
+    "lessons": lessons_data,
 }
 
 
@@ -69,6 +71,7 @@ def page_data(
 ) -> dict[str, Any]:
     """The data of a run's page; ``steps``: checkpoints to show beside the run's own."""
     steps = sorted({*steps, run.step})
+    context = dataclasses.replace(context, n_checkpoints=len(steps))
     data: dict[str, Any] = {
         "version": gptjax.__version__,
         "name": run.config.name,

@@ -51,10 +51,22 @@ def run_facts(run: Run, ctx: Context) -> dict[str, Any]:
         "machine": _machine(starts[-1]),
         "losses": _losses(ctx.summary),
         "summary": ctx.summary,
-        "first_val": next((r["val_nats"] for r in ctx.records if "val_nats" in r), None),
+        "first": _first_estimate(ctx.records),
+        "began_trained": bool(config.train.init_from),
         "curves": {name: curve(ctx.records, name) for name in CURVES},
         "lines": lines(run, ctx),
     }
+
+
+def _first_estimate(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The earliest loss that was estimated, on val or on batches, and at which step."""
+    found = [
+        {"step": record["step"], "nats": record[name]}
+        for name in ("val_nats", "loss_nats")
+        for record in records
+        if isinstance(record.get(name), float)
+    ]
+    return min(found, key=lambda one: one["step"], default=None)
 
 
 def _machine(start: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,28 @@
 import { h, show, t } from "./dom.js";
 import { makeLive } from "./live.js";
 import { makePage, timeSlider } from "./page.js";
+import { diagramsPanel } from "./panels/diagrams.js";
 import { embeddingsPanel } from "./panels/embeddings.js";
 import { layersPanel } from "./panels/layers.js";
+import { lessonsPanel } from "./panels/lessons.js";
+import { playgroundPanel } from "./panels/playground.js";
+import { questionsPanel } from "./panels/questions.js";
+import { runPanel } from "./panels/run.js";
+import { samplesPanel } from "./panels/samples.js";
+import { textPanel } from "./panels/text.js";
 
 // In the order of the page. `has` says whether there is something to show of this run.
-const PANELS = [embeddingsPanel, layersPanel];
+const PANELS = [
+  playgroundPanel,
+  questionsPanel,
+  runPanel,
+  samplesPanel,
+  textPanel,
+  embeddingsPanel,
+  lessonsPanel,
+  layersPanel,
+  diagramsPanel,
+];
 
 const RETRY_MS = 400;
 

@@ -6,6 +6,8 @@ import { unpack } from "../page.js";
 import { mountWindow } from "./window.js";
 
 const AT_FIRST = ["e", "king", "the"]; // the token that is chosen when the page opens, if it is there
+const DOT = "·"; // in place of a name, where all names would hide each other
+const [NAMED, PX_A_NAME] = [150, 8]; // names at most, and the width of the plane that one asks for
 const FULL = 0.2; // difference of two probabilities at which the colours end
 
 export const embeddingsPanel = {
@@ -55,9 +57,11 @@ function mountPlane(root, page, facts) {
     show(kept, chosen, " ", t(key, n), " ", share, facts.width === 2 ? "" : ` ${t("embeddings.of_variance")}`);
     selected.set(selected.get());
   });
-  const drawn = scatter(what);
   selected.on((i) => {
     const id = ids[i];
+    const many = Math.min(NAMED, Math.max(30, Math.floor(root.clientWidth / PX_A_NAME)));
+    const named = (k) => ids.length <= NAMED || k < many || k === i || what.near(i).includes(k);
+    what.names = ids.map((other, k) => (named(k) ? page.token(other) : DOT));
     const items = nearest(i).map((other, k) => ({
       name: page.token(other),
       value: now.cosines.at(i, k),
@@ -68,6 +72,7 @@ function mountPlane(root, page, facts) {
     const title = t("embeddings.near", { token: page.token(id) });
     show(bars, h("h4", {}, title), barList(title, items, 1));
   });
+  const drawn = scatter(what); // after what chooses its names
   const found = h("p", { class: "note", role: "status" });
   const search = h("input", {
     type: "search",

@@ -18,7 +18,7 @@ export const layersPanel = {
     const [flows, norms, matrices, over] = [0, 1, 2, 3].map(() => h("div", {}));
     const draw = () => {
       const now = page.checkpoint.layers;
-      const sizes = { tokens: number(facts.tokens, 0), rows: number(facts.rows, 0) };
+      const sizes = { tokens: number(facts.tokens, 0), rows: t("layers.rows", { rows: number(facts.rows, 0) }) };
       show(about, t(`layers.about_${facts.from}`, sizes), " ", t("layers.loss"), " ", figure("layers.nats", now.nats, number(now.nats)), " ", t("layers.nats"));
       show(flows, flowTable(now.flows, view.value.get(), facts));
       show(norms, normBars(now.flows));
@@ -52,11 +52,12 @@ function flowTable(flows, view, facts) {
   return table(t(`layers.caption_${view}`, { far: facts.far }), heads, rows);
 }
 
-// What can be wrong with a place: saturated tanh, dead units.
+// What can be wrong with a place: saturated tanh, zeros, dead units.
 function state(flow, n) {
-  if (flow.saturated !== null) return [figure(`layers.flow.${n}.saturated`, flow.saturated, percent(flow.saturated)), " ", t("layers.saturated")];
-  if (flow.dead !== null) return [figure(`layers.flow.${n}.dead`, flow.dead, number(flow.dead, 0)), " ", t("layers.dead", { units: number(flow.units, 0) })];
-  return "";
+  const said = (name, text, of = {}) =>
+    flow[name] === null ? [] : [h("div", {}, figure(`layers.flow.${n}.${name}`, flow[name], text(flow[name])), " ", t(`layers.state_${name}`, of))];
+  const units = { units: number(flow.units, 0) };
+  return [said("saturated", percent), said("zero", percent), said("dead", (many) => number(many, 0), units)];
 }
 
 // The shape of a crowd of values; what it shows stands beside it in numbers. The line is at zero.
