@@ -174,8 +174,8 @@ def draw_loss(run: Run, cut: Rows, found: Guesses, bigram: CountBigram | None = 
         said += f", the count bigram's {pairs.mean():.4f}"
     places, n_lines = _set_lines(labels)
     columns = max(40, max(column + width for _, column, width in places))
-    high = max(n_lines, _LEAST_LINES)
-    figure = blank(columns * _COLUMN + 1.6, (high * _CELL + 0.35) * len(parts) + 0.9)
+    n_lines = max(n_lines, _LEAST_LINES)
+    figure = blank(columns * _COLUMN + 1.6, (n_lines * _CELL + 0.35) * len(parts) + 0.9)
     n = f"the first {len(found.nats):,} of {cut.n_predicted:,} predictions; "
     what = (n if len(found.nats) < cut.n_predicted else "") + said
     ends = "; the scale ends at ln V, of knowing nothing"
@@ -186,7 +186,7 @@ def draw_loss(run: Run, cut: Rows, found: Guesses, bigram: CountBigram | None = 
         for i, (line, column, width) in enumerate(places):
             color = GREY if i == 0 else _ink_on(image, nats[i - 1])
             _write(axes, column + width / 2, line, labels[i], color, 9)
-        axes.set(xlim=(0, columns), ylim=(high - 0.5, -0.5))
+        axes.set(xlim=(0, columns), ylim=(n_lines - 0.5, -0.5))
         axes.set_axis_off()
         _scale(figure, image, axes, label, "max" if low == 0 else "both")
     return figure
