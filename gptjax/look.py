@@ -117,13 +117,13 @@ def look_plane(run: Run, words: Sequence[str], args: Any) -> str:
 
 def look_attention(run: Run, words: Sequence[str], args: Any) -> str:
     """A line per head, with where it looks most; the matrices as a picture."""
-    from gptjax.interpret import figures, prompt
+    from gptjax.interpret import figures, lens
 
-    found = prompt.attention(run, " ".join(words), args.layer, args.head)
-    names, lines = prompt.names(run, found.ids_T), []
+    found = lens.attention(run, " ".join(words), args.layer, args.head)
+    names, lines = lens.names(run, found.ids_T), []
     for layer, of_heads in zip(found.layers, found.wei_NxHxTxT, strict=True):
         for head, wei_TxT in zip(found.heads, of_heads, strict=True):
-            where, share = prompt.habit(wei_TxT)
+            where, share = lens.habit(wei_TxT)
             most = np.argsort(-wei_TxT[-1], kind="stable")[: args.top or 3]
             last = "  ".join(f"{names[i]} {wei_TxT[-1, i]:.2f}" for i in most)
             lines.append(f"{f'layer {layer} head {head}':<16}{where:>15} {share:.2f}   {last}")
@@ -136,16 +136,16 @@ def look_attention(run: Run, words: Sequence[str], args: Any) -> str:
 
 def look_lens(run: Run, words: Sequence[str], args: Any) -> str:
     """A line per layer with the likeliest next token at each place; what came is in brackets."""
-    from gptjax.interpret import figures, prompt
+    from gptjax.interpret import figures, lens
 
-    found = prompt.look_through(run, " ".join(words))
-    reads, T = prompt.names(run, found.ids_T), len(found.ids_T)
+    found = lens.look_through(run, " ".join(words))
+    reads, T = lens.names(run, found.ids_T), len(found.ids_T)
     rows = [[f" {name} " for name in reads]]
     for ids_T, rank_T in zip(found.guesses.top_ids[..., 0], found.guesses.rank, strict=True):
-        row = enumerate(prompt.names(run, ids_T))
+        row = enumerate(lens.names(run, ids_T))
         rows.append([f"[{n}]" if t < T - 1 and rank_T[t] == 1 else f" {n} " for t, n in row])
     rows.append([f" {name} " for name in [*reads[1:], ""]])
-    titles = padded(["reads", *prompt.layer_names(len(rows) - 2), "came next"])
+    titles = padded(["reads", *lens.layer_names(len(rows) - 2), "came next"])
     cells = padded(sum(rows, []))
     width = max(map(len, cells))
     n = max(1, (LINE - len(titles[0])) // width)  # places side by side
@@ -163,7 +163,7 @@ def look_lens(run: Run, words: Sequence[str], args: Any) -> str:
 def look_loss(run: Run, words: Sequence[str], args: Any) -> str:
     """What each token of a text cost, beside what pairs would have; the text as a picture."""
     from gptjax.evaluation import count_models
-    from gptjax.interpret import figures, prompt, text
+    from gptjax.interpret import figures, lens, text
 
     cut = text.rows(run, " ".join(words), figures.MOST_PREDICTIONS)
     found, (splits, notes, bigram) = text.read(run, cut), (*train_of(run), None)
@@ -175,22 +175,22 @@ def look_loss(run: Run, words: Sequence[str], args: Any) -> str:
     if len(found.nats) < cut.n_predicted:
         said += f" of the first {len(found.nats):,}"
     head = f"loss of each token, nats (-ln P): {n:,} of {cut.n_predicted:,} predictions; {said}"
-    lines = bars(prompt.names(run, cut.ids[1 : n + 1]), found.nats[:n])
+    lines = bars(lens.names(run, cut.ids[1 : n + 1]), found.nats[:n])
     picture = drawn(args, figures.draw_loss, run, cut, found, bigram)
     return "\n".join([head, lines, picture, *notes])
 
 
 def look_table(run: Run, words: Sequence[str], args: Any) -> str:
     """What follows single tokens, beside how often it did in train; the table as a picture."""
-    from gptjax.interpret import figures, prompt, tables
+    from gptjax.interpret import figures, lens, tables
 
     splits, notes = train_of(run)
-    found = prompt.followers(run, splits, words)
+    found = tables.followers(run, splits, words)
     rows = np.arange(len(found.ids_R))
     if not words:  # the most frequent ones alone
         few = tables.frequent(run.tokenizer, splits, found.ids_R.tolist(), ROWS)
         rows = np.searchsorted(found.ids_R, few)
-    names, next_ = prompt.names(run, found.ids_R[rows]), prompt.names(run, found.ids_K)
+    names, next_ = lens.names(run, found.ids_R[rows]), lens.names(run, found.ids_K)
     lines, n = [], args.top or 5
     for name, row in zip(padded(names), rows, strict=True):
         cells = [name]
@@ -203,7 +203,7 @@ def look_table(run: Run, words: Sequence[str], args: Any) -> str:
     head = f"the likeliest next tokens after one token alone, after {len(rows):,} of {V:,}"
     head += "" if splits is None else "; in brackets how often they came in train"
     head += f"; only the {K:,} most frequent tokens follow" if K < V else ""
-    drawn_of = prompt.followers(run, splits, words, figures.IN_PICTURE)
+    drawn_of = tables.followers(run, splits, words, figures.IN_PICTURE)
     return "\n".join([head, *lines, drawn(args, figures.draw_table, run, drawn_of), *notes])
 
 

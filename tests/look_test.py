@@ -15,7 +15,7 @@ from gptjax.cli import main as cli
 from gptjax.config import files, parse
 from gptjax.errors import UserError
 from gptjax.evaluation import count_models
-from gptjax.interpret import prompt
+from gptjax.interpret import lens, tables
 from gptjax.interpret import text as texts
 from gptjax.monitoring.console import Terminal
 from gptjax.training.trainer import fit
@@ -235,9 +235,9 @@ def test_attention_has_a_line_for_each_head_and_a_picture(run_of, capsys):
     assert "2 of 2 tokens" in head and head.endswith("from the last token, t")
     heads = [f"layer {layer} head {head}" for layer in (1, 2, 3) for head in (1, 2)]
     assert [line[:14] for line in lines] == heads
-    found = prompt.attention(runs.open_run(workdir), "it")
+    found = lens.attention(runs.open_run(workdir), "it")
     for line, wei in zip(lines, found.wei_NxHxTxT.reshape(-1, 2, 2), strict=True):
-        name, share = prompt.habit(wei)
+        name, share = lens.habit(wei)
         assert f"{name} {share:.2f}" in line and f"t {wei[1, 1]:.2f}" in line
     assert picture == f"{workdir / 'attention.png'}: a picture of it"
     assert (workdir / "attention.png").read_bytes().startswith(b"\x89PNG")
@@ -254,10 +254,10 @@ def test_a_lens_has_a_line_for_each_layer_and_brackets_around_what_came(run_of, 
     ask(workdir, "lens", text_file=str(tmp_path / "is.txt"))
     _, reads, *layers, came, picture = capsys.readouterr().out.splitlines()
     assert reads.split() == ["reads", "i", "s"] and came.split() == ["came", "next", "s"]
-    found = prompt.look_through(runs.open_run(workdir), "is").guesses
-    names = prompt.layer_names(4)
+    found = lens.look_through(runs.open_run(workdir), "is").guesses
+    names = lens.layer_names(4)
     for line, name, ids, rank in zip(layers, names, found.top_ids, found.rank, strict=True):
-        first, last = prompt.names(runs.open_run(workdir), ids[:, 0])
+        first, last = lens.names(runs.open_run(workdir), ids[:, 0])
         first = f"[{first}]" if rank[0] == 1 else first
         assert line.split() == [*name.split(), first, last]
     assert picture.startswith(f"{workdir / 'lens.png'}: ") and (workdir / "lens.png").exists()
@@ -273,7 +273,7 @@ def test_a_loss_is_told_of_every_token_beside_the_count_bigrams(kind, text, run_
     cut = texts.rows(run, asked, 99)
     nats = texts.read(run, cut).nats
     assert len(lines) == len(nats) and f"mean {nats.mean():.4f}" in head
-    for line, name, loss in zip(lines, prompt.names(run, cut.ids[1:]), nats, strict=True):
+    for line, name, loss in zip(lines, lens.names(run, cut.ids[1:]), nats, strict=True):
         assert line.split()[:2] == [name, f"{loss:.4f}"]
     first, second = context.of_run(run).splits["train"].pairs()
     pairs = count_models.count_bigram(first, second, run.tokenizer.vocab_size)
@@ -307,12 +307,12 @@ def test_a_table_holds_the_likeliest_followers_beside_the_counts(run_of, capsys)
     assert "after 1 of 7" in head and (workdir / "table.png").exists()
     run = runs.open_run(workdir)
     splits = context.of_run(run).splits
-    found = prompt.followers(run, splits, ["i"])
+    found = tables.followers(run, splits, ["i"])
     name, *cells = line.split("   ")
     assert name == "i" and len(cells) == 2
     for cell, i in zip(cells, np.argsort(-found.p_RxK[0], kind="stable"), strict=False):
         p, counted = found.p_RxK[0, i], found.counted_RxK[0, i]
-        assert cell == f"{prompt.names(run, found.ids_K[[i]])[0]} {p:.3f} ({counted:.3f})"
+        assert cell == f"{lens.names(run, found.ids_K[[i]])[0]} {p:.3f} ({counted:.3f})"
     ask(workdir, "table")
     assert len(capsys.readouterr().out.splitlines()) == 1 + 7 + 1
 

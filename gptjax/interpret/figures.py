@@ -25,9 +25,11 @@ from gptjax.checkpoints.run import Run
 from gptjax.data.dataset import Split
 from gptjax.errors import UserError, harmless
 from gptjax.evaluation.count_models import CountBigram
-from gptjax.interpret import prompt
+from gptjax.interpret import lens as lenses
+from gptjax.interpret import tables
 from gptjax.interpret import text as texts
-from gptjax.interpret.prompt import Attention, Followers, Lens, names
+from gptjax.interpret.lens import Attention, Lens, names
+from gptjax.interpret.tables import Followers
 from gptjax.interpret.text import Guesses, Rows
 from gptjax.monitoring import metrics, plots
 from gptjax.monitoring.pictures import GREY, INK, LIGHT, PALETTE, bare, blank
@@ -50,17 +52,17 @@ _MONO = {"family": "DejaVu Sans Mono", "parse_math": False}  # it comes with mat
 def attention(run: Run, text: str, layer: int | None = None, head: int | None = None) -> Any:
     """What each head looks at in a text: a row of matrices per layer, in each a row per place.
 
-    ``layer``, ``head``: of which alone, from 1. UserError as ``prompt.attention``.
+    ``layer``, ``head``: of which alone, from 1. UserError as ``lens.attention``.
     """
-    return draw_attention(run, prompt.attention(run, text, layer, head))
+    return draw_attention(run, lenses.attention(run, text, layer, head))
 
 
 def lens(run: Run, text: str) -> Any:
     """The likeliest next token after the embedding and after every block, at each place of a text.
 
-    UserError as ``prompt.look_through``.
+    UserError as ``lens.look_through``.
     """
-    return draw_lens(run, prompt.look_through(run, text))
+    return draw_lens(run, lenses.look_through(run, text))
 
 
 def loss(run: Run, text: str, bigram: CountBigram | None = None) -> Any:
@@ -76,9 +78,9 @@ def table(run: Run, splits: Mapping[str, Split] | None = None, words: Sequence[s
     """What the model expects after one token, beside the counts of train, and their difference.
 
     ``splits``: of ``web.context.of_run(run)``; None: the model alone. ``words``: after which
-    tokens; after the most frequent ones without. UserError as ``prompt.followers``.
+    tokens; after the most frequent ones without. UserError as ``tables.followers``.
     """
-    return draw_table(run, prompt.followers(run, splits, words, IN_PICTURE))
+    return draw_table(run, tables.followers(run, splits, words, IN_PICTURE))
 
 
 def curves(run: Run, lines: Mapping[str, float | None] | None = None) -> Any:
@@ -154,7 +156,7 @@ def draw_lens(run: Run, found: Lens) -> Any:
                 _write(axes, x, y, cell, color, 8)
                 if p is not None and first + x < T - 1 and hit_LxT[y - 1, first + x]:
                     _frame(axes, x, y)
-        rows = ["reads", *prompt.layer_names(L), "came next"]
+        rows = ["reads", *lenses.layer_names(L), "came next"]
         axes.set_yticks(range(L + 2), rows, fontsize=8, color=INK)
     _scale(figure, image, grid, "probability of the guess")
     return figure

@@ -12,7 +12,7 @@ from gptjax.checkpoints import run as runs
 from gptjax.data import dataset
 from gptjax.errors import UserError
 from gptjax.evaluation import count_models
-from gptjax.interpret import figures, prompt
+from gptjax.interpret import figures, lens, tables
 from gptjax.interpret import text as texts
 from gptjax.monitoring import pictures
 
@@ -36,7 +36,7 @@ def images(figure):
 @pytest.mark.parametrize("flags", [{}, {"layer": 2}, {"layer": 3, "head": 1}])
 def test_a_matrix_of_attention_for_every_head_that_was_asked_for(run_of, flags):
     run = run_of("gpt")
-    figure, found = figures.attention(run, PROMPT, **flags), prompt.attention(run, PROMPT, **flags)
+    figure, found = figures.attention(run, PROMPT, **flags), lens.attention(run, PROMPT, **flags)
     drawn = images(figure)
     assert len(drawn) == len(found.layers) * len(found.heads)
     seen = np.tril(np.ones((5, 5), bool))
@@ -59,18 +59,18 @@ def test_places_are_numbered_where_their_tokens_have_no_room(run_of):
 
 def test_a_lens_shows_each_guess_and_frames_what_came(run_of):
     run, text = run_of("gpt", block_size=20, step=3), TEXT[:20]
-    figure, found = figures.lens(run, text), prompt.look_through(run, text)
+    figure, found = figures.lens(run, text), lens.look_through(run, text)
     (image,) = images(figure)
     shown = np.asarray(image.get_array())
     np.testing.assert_array_equal(shown[1:-1], found.guesses.top_p[..., 0])
     assert np.isnan(shown[[0, -1]]).all()
     axes = figure.axes[0]
     cells = {(text.get_position()): text.get_text() for text in axes.texts}
-    reads = prompt.names(run, found.ids_T)
+    reads = lens.names(run, found.ids_T)
     assert [cells[t, 0] for t in range(20)] == reads
     assert [cells[t, 5] for t in range(19)] == reads[1:]
     for layer, ids_T in enumerate(found.guesses.top_ids[..., 0]):
-        assert [cells[t, layer + 1] for t in range(20)] == prompt.names(run, ids_T)
+        assert [cells[t, layer + 1] for t in range(20)] == lens.names(run, ids_T)
     framed = {(round(p.get_x() + 0.46), round(p.get_y() + 0.44) - 1) for p in axes.patches}
     hits = zip(*np.nonzero(found.guesses.rank[:, :-1] == 1), strict=True)
     assert framed == {(t, layer) for layer, t in hits} and framed
@@ -79,7 +79,7 @@ def test_a_lens_shows_each_guess_and_frames_what_came(run_of):
 
 def test_a_long_lens_goes_on_below_and_says_where_it_begins(run_of, monkeypatch):
     run = run_of("gpt", block_size=90)
-    found = prompt.look_through(run, TEXT * 2)
+    found = lens.look_through(run, TEXT * 2)
     whole = figures.lens(run, TEXT * 2)
     bands, words = images(whole), words_of(whole)
     assert any(f"the last 90 of {2 * len(TEXT)}" in text for text in words)
@@ -104,7 +104,7 @@ def test_each_token_has_the_colour_of_its_loss(run_of, kind, text):
     np.testing.assert_array_equal(boxes.get_array(), found.nats)
     np.testing.assert_allclose(boxes.get_clim(), (0, math.log(V)))
     assert len(figure.axes[0].texts) == len(cut.ids)
-    labels = prompt.names(run, cut.ids)
+    labels = lens.names(run, cut.ids)
     assert [shown.get_text() for shown in figure.axes[0].texts] == labels
     assert any(f"mean {found.nats.mean():.4f}" in said for said in words_of(figure))
 
@@ -133,7 +133,7 @@ def test_a_table_is_drawn_beside_the_counts_and_their_difference(run_of, words):
     run = run_of("bigram")
     window = run.config.window(False)
     splits = dataset.build({"train": TEXT}, run.tokenizer, run.model, False, window)
-    found = prompt.followers(run, splits, words, figures.IN_PICTURE)
+    found = tables.followers(run, splits, words, figures.IN_PICTURE)
     figure = figures.table(run, splits, words)
     model, counted, apart = (np.asarray(image.get_array()) for image in images(figure))
     np.testing.assert_array_equal(model, found.p_RxK)

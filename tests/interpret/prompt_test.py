@@ -7,14 +7,14 @@ from random_runs import NAMES
 from gptjax.data import dataset
 from gptjax.errors import UserError
 from gptjax.evaluation import probe
-from gptjax.interpret import capture, prompt
+from gptjax.interpret import capture, lens, tables
 
 PROMPT = "it is"
 
 
 def test_attention_is_what_the_forward_pass_had_of_these_tokens_alone(run_of):
     run = run_of("gpt")
-    found = prompt.attention(run, PROMPT)
+    found = lens.attention(run, PROMPT)
     ids = run.tokenizer.encode(PROMPT)
     alone = capture.capture(run.model, run.params, np.asarray(ids)[None])
     assert found.ids_T.tolist() == list(ids) and found.n_read == 5
@@ -26,31 +26,31 @@ def test_attention_is_what_the_forward_pass_had_of_these_tokens_alone(run_of):
 
 def test_one_layer_or_head_is_that_part_of_all(run_of):
     run = run_of("gpt")
-    every = prompt.attention(run, PROMPT)
+    every = lens.attention(run, PROMPT)
     assert (every.layers, every.heads) == ([1, 2, 3], [1, 2])
-    one = prompt.attention(run, PROMPT, layer=3, head=1)
+    one = lens.attention(run, PROMPT, layer=3, head=1)
     assert (one.layers, one.heads) == ([3], [1])
     np.testing.assert_array_equal(one.wei_NxHxTxT, every.wei_NxHxTxT[2:, :1])
-    head = prompt.attention(run, PROMPT, head=2)
+    head = lens.attention(run, PROMPT, head=2)
     np.testing.assert_array_equal(head.wei_NxHxTxT, every.wei_NxHxTxT[:, 1:])
 
 
 def test_of_a_long_text_the_model_reads_the_end(run_of):
     run = run_of("gpt")
-    found = prompt.attention(run, "it was so, as")
+    found = lens.attention(run, "it was so, as")
     assert run.tokenizer.decode(found.ids_T) == " so, as" and found.n_read == 13
-    assert len(prompt.look_through(run, "it was so, as").ids_T) == 7
+    assert len(lens.look_through(run, "it was so, as").ids_T) == 7
 
 
 @pytest.mark.parametrize("kind", ["head", "multihead", "ffwd"])
 def test_the_rungs_have_one_layer(run_of, kind):
-    found = prompt.attention(run_of(kind), PROMPT)
+    found = lens.attention(run_of(kind), PROMPT)
     assert found.wei_NxHxTxT.shape == (1, 1 if kind == "head" else 2, 5, 5)
 
 
 def test_an_item_begins_after_the_end_of_another(run_of):
-    found = prompt.attention(run_of("gpt", text=NAMES), "ab")
-    assert prompt.names(run_of("gpt", text=NAMES), found.ids_T) == ["⏎", "a", "b"]
+    found = lens.attention(run_of("gpt", text=NAMES), "ab")
+    assert lens.names(run_of("gpt", text=NAMES), found.ids_T) == ["⏎", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def test_an_item_begins_after_the_end_of_another(run_of):
 )
 def test_mistakes_about_attention(run_of, kind, text, flags, message):
     with pytest.raises(UserError, match=message):
-        prompt.attention(run_of(kind), text, **flags)
+        lens.attention(run_of(kind), text, **flags)
 
 
 def test_a_run_that_learnt_neighbours_is_told_what_to_ask(run_of):
     run = run_of("bigram_embed", tokens="word", neighbours=2)
     with pytest.raises(UserError, match="no attention: ask near"):
-        prompt.attention(run, "it")
+        lens.attention(run, "it")
     with pytest.raises(UserError, match="learnt neighbours"):
-        prompt.followers(run, None)
+        tables.followers(run, None)
 
 
 def test_the_last_layer_of_a_lens_is_what_next_says(run_of):
     run = run_of("gpt")
-    found = prompt.look_through(run, PROMPT)
+    found = lens.look_through(run, PROMPT)
     ids, p_TxV = probe.next_tokens(run, PROMPT)
     assert found.guesses.top_p.shape == (4, 5, 3)
     np.testing.assert_array_equal(found.ids_T, ids)
@@ -89,14 +89,14 @@ def test_the_last_layer_of_a_lens_is_what_next_says(run_of):
     np.testing.assert_array_equal(found.guesses.top_ids[-1, :, 0], p_TxV.argmax(axis=1))
     came = p_TxV[np.arange(4), ids[1:]]
     np.testing.assert_allclose(found.guesses.nats[-1, :-1], -np.log(came), atol=1e-5)
-    names = prompt.layer_names(4)
+    names = lens.layer_names(4)
     assert names == ["embedding (raw)", "block 1 (raw)", "block 2 (raw)", "block 3: output"]
 
 
 @pytest.mark.parametrize("kind", ["multihead", "bigram"])
 def test_only_a_gpt_has_a_stream_to_look_through(run_of, kind):
     with pytest.raises(UserError, match=f"this {kind} has no residual stream: ask next"):
-        prompt.look_through(run_of(kind), PROMPT)
+        lens.look_through(run_of(kind), PROMPT)
 
 
 def splits_of(run, text):
@@ -107,7 +107,7 @@ def splits_of(run, text):
 @pytest.mark.parametrize("kind", ["bigram", "bigram_embed", "gpt"])
 def test_what_follows_a_token_stands_beside_how_often_it_did(run_of, kind):
     run, text = run_of(kind), "so it is. it is so.\n"
-    found, V = prompt.followers(run, splits_of(run, text)), run.tokenizer.vocab_size
+    found, V = tables.followers(run, splits_of(run, text)), run.tokenizer.vocab_size
     _, p_SxV = probe.next_tokens(run, "i")
     i = run.tokenizer.encode("i")[0]
     np.testing.assert_allclose(found.p_RxK[i], p_SxV[0], atol=1e-6)
@@ -119,27 +119,27 @@ def test_what_follows_a_token_stands_beside_how_often_it_did(run_of, kind):
 
 def test_asked_tokens_are_the_rows_and_the_frequent_ones_the_columns(run_of):
     run = run_of("bigram")
-    every, splits = prompt.followers(run, None), splits_of(run, "so it is. it is so.\n")
+    every, splits = tables.followers(run, None), splits_of(run, "so it is. it is so.\n")
     assert every.counted_RxK is None
-    asked = prompt.followers(run, None, [",", "a"])
-    assert prompt.names(run, asked.ids_R) == [",", "a"]
+    asked = tables.followers(run, None, [",", "a"])
+    assert lens.names(run, asked.ids_R) == [",", "a"]
     np.testing.assert_array_equal(asked.p_RxK, every.p_RxK[asked.ids_R])
-    few = prompt.followers(run, splits, [","], n=3)
-    assert set(prompt.names(run, few.ids_K)) == {"␣", "i", "s", ","}
+    few = tables.followers(run, splits, [","], n=3)
+    assert set(lens.names(run, few.ids_K)) == {"␣", "i", "s", ","}
     np.testing.assert_allclose(few.p_RxK[0], every.p_RxK[few.ids_R[0], few.ids_K], atol=1e-7)
 
 
 def test_a_model_of_windows_has_no_table_of_pairs(run_of):
     with pytest.raises(UserError, match="this mlp looks at 7 tokens, .*: ask next"):
-        prompt.followers(run_of("mlp"), None)
+        tables.followers(run_of("mlp"), None)
 
 
 def test_the_habit_of_a_head_is_where_most_of_its_attention_goes():
     shifted = np.eye(6, k=-2) * 0.9 + np.eye(6) * 0.1
     shifted[0], shifted[1] = np.eye(6)[0], np.eye(6)[0]
-    where, share = prompt.habit(shifted)
+    where, share = lens.habit(shifted)
     assert where == "2 back" and share == pytest.approx(4 * 0.9 / 5)
-    assert prompt.habit(np.eye(6)) == ("itself", 1.0)
+    assert lens.habit(np.eye(6)) == ("itself", 1.0)
     first = np.zeros((6, 6))
     first[:, 0] = 1
-    assert prompt.habit(first) == ("the first token", 1.0)
+    assert lens.habit(first) == ("the first token", 1.0)
