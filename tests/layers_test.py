@@ -46,7 +46,7 @@ SEEDED = {"data.splits": {"random"}, "data.bpe": {"tokenizers", "threading"}}
 # Libraries that one file knows, so that they can be exchanged.
 ONLY = {
     "orbax": {"checkpoints.store"},
-    "matplotlib": {"monitoring.plots"},
+    "matplotlib": {"monitoring.pictures", "monitoring.plots", "interpret.figures"},
     "tensorboardX": {"monitoring.tensorboard"},
     "rich": {"monitoring.console"},
     "tokenizers": {"data.bpe"},
