@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
-MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 10, 21_500
+MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 11, 23_000
 
 # From the highest to the lowest; a file beside the wings has its own name here.
 WINGS = ["commands", "aot", "interop", "compare", "bench", "serving", "web", "interpret"]
