@@ -145,12 +145,12 @@ def of_text(run: Run, text: str) -> Batch | None:
     return Batch(*(array[0] for array in drawn))
 
 
-def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
+def at_checkpoint(run: Run, workdir: Path | None, batch: Batch) -> Layers:
     """``measure`` of a run's checkpoint, with the memory that its optimizer had at that step."""
     config, rate = run.config, 0.0
     tuning = Tuning(config.train.trainable, config.model)
     try:
-        if run.data is None:
+        if workdir is None or run.data is None:
             raise UserError(
                 "this model was not trained here, and nothing is known of its optimizer"
             )
@@ -164,16 +164,11 @@ def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
 
 
 def _state(run: Run, workdir: Path, tuning: Tuning) -> TrainState:
-    like = _like(run.model, run.config.optim, tuning)
+    tx = optimizer.build(run.config.optim)
+    like = jax.eval_shape(lambda p: init_state(run.model, tx, 0, tuning, p), run.params)
     parts = {"params": like.params, "rest": like.replace(params=None)}
     tree = store.restore(workdir, run.step, parts).tree
     return tree["rest"].replace(params=tree["params"])
-
-
-@functools.lru_cache(maxsize=2)
-def _like(model: nn.Module, optim: OptimConfig, tuning: Tuning) -> TrainState:
-    """Shapes of a state, found once for all checkpoints."""
-    return jax.eval_shape(lambda: init_state(model, optimizer.build(optim), 0, tuning))
 
 
 def measure(

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -50,6 +51,11 @@ def started(*flags, **environment):
             process.kill()
 
 
+def ask(url):
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.get(url, timeout=60)
+
+
 def until_open(url):
     deadline = time.monotonic() + 60
     while httpx.get(f"{url}health").status_code != 200:
@@ -70,6 +76,9 @@ def test_it_listens_at_once_and_ends_with_ctrl_c_whoever_reads(folders):
         body = {"model": "one", "prompt": "a", "max_tokens": 4096, "n": 100, "stream": True}
         with httpx.stream("POST", f"{url}v1/completions", json=body, timeout=60) as answer:
             assert next(answer.iter_lines()).startswith("data: ")
+            page = threading.Thread(target=ask, args=(f"{url}api/page",), daemon=True)
+            page.start()
+            time.sleep(0.3)  # it is looked for in the corpus, and compiled for
             process.send_signal(signal.SIGINT)
             began = time.monotonic()
             assert process.wait(END_S * SLOW) == 0
