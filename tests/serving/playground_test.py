@@ -1,24 +1,25 @@
 """The playground's questions: the same numbers and texts as the run and its sampler give."""
 
+import functools
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from live_server import as_served, serving
 
+from gptjax.data.batching import Batch
 from gptjax.data.corpora import Corpus
 from gptjax.data.tokenizers import ByteTokenizer
 from gptjax.errors import UserError
-from gptjax.evaluation import memorization, probe
+from gptjax.evaluation import loss_eval, memorization, probe
 from gptjax.generation import sampling
 from gptjax.serving import models, next_token, playground
 from gptjax.serving.models import Served
 from gptjax.web import context, text_data
 
 TEXTS = {
-    "gpt": ["", "a", "abc h", "hgfedcba abcd"],  # shorter and longer than block_size
+    "gpt": ["", "abc h", "hgfedcba abcd"],  # shorter and longer than block_size
     "bytes": ["", "é", "😀a"],
     "names": ["", "b", "edcba"],
 }
@@ -45,24 +46,34 @@ def ask(runs):
         yield ask_
 
 
-def expected(run, text, rules):
-    """p of the model and of the draw (V,), float64, straight from the run and the sampler."""
-    ids = probe.prompt_ids(run.tokenizer, text, run.items)
-    _, p_SxV = probe.next_tokens(run, text)
-    seen = jnp.asarray(np.isin(np.arange(run.model.vocab_size), ids)[None])
-    x = ids[None] if run.model.slides else ids[None, -run.model.block_size :]
-    logits = run.model.apply({"params": run.params}, x)[:, -1]
-    left = np.asarray(sampling.build(**rules)(logits, seen), np.float64)[0]
-    q = np.exp(left - left.max())
-    return p_SxV[-1], q / q.sum()
+@pytest.fixture(scope="module")
+def next_logits(runs):
+    """A function of a run's name and a text: the logits (1, V) after it, by ``loss_eval``."""
+
+    @functools.cache
+    def logits(name, text):
+        run = runs[name]
+        ids = probe.prompt_ids(run.tokenizer, text, run.items)
+        x = (ids if run.model.slides else ids[-run.model.block_size :])[None, None]
+        asked = run.model, loss_eval.all_logits, run.params, Batch(x, x, x)
+        return ids, np.asarray(loss_eval.forward(*asked))[0, 0, -1:]
+
+    return logits
+
+
+def softmax(logits_1xV):
+    p_V = np.exp(np.asarray(logits_1xV, np.float64)[0] - logits_1xV.max())
+    return p_V / p_V.sum()
 
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("rules", RULES, ids=str)
-def test_the_bars_are_the_runs_and_the_samplers(ask, runs, name, rules):
+def test_the_bars_are_the_runs_and_the_samplers(ask, next_logits, name, rules):
     for text in TEXTS[name]:
         found = ask("next", run=name, text=text, n=5, **rules)
-        p_V, q_V = expected(runs[name], text, rules)
+        ids, logits = next_logits(name, text)
+        seen = np.isin(np.arange(logits.shape[1]), ids)[None]
+        p_V, q_V = softmax(logits), softmax(sampling.build(**rules)(logits, seen))
         near = {"rtol": 2e-4, "atol": 1e-6}
         shown, rest = found["tokens"], found["rest"]
         ids = [t["id"] for t in shown]
