@@ -56,6 +56,7 @@ export function makeColumn(run, page, settings, say) {
 
   async function ask() {
     next.setAttribute("aria-busy", "true");
+    if (!next.hasChildNodes()) show(next, h("p", { class: "note" }, t("playground.asking")));
     for (let asked = 0; asked !== wanted; ) {
       asked = wanted;
       const [node, look] = [picked ? picked.parent : at, picked];
@@ -204,12 +205,15 @@ export function makeColumn(run, page, settings, say) {
     const root = rootOf(at);
     if (writing || !root.ids) return;
     goTo(at);
+    const waiting = h("p", { class: "note" }, t("playground.writing"));
+    show(copies, waiting);
     const mine = new AbortController();
     writing = mine;
     changed();
     let [unsaid, saidAt] = ["", Date.now()];
     const takeIn = (piece) => {
       if (piece.error) throw Object.assign(new Error(piece.error.message), { status: 500 });
+      waiting.remove();
       const [choice] = piece.choices;
       if (!choice || rootOf(at) !== root) return;
       const begun = at;
@@ -230,6 +234,7 @@ export function makeColumn(run, page, settings, say) {
     } catch (error) {
       fail(error);
     } finally {
+      waiting.remove();
       if (writing === mine) writing = null;
       drawTree();
       changed();
