@@ -8,6 +8,7 @@
 - ``completions``: its answers, whole or piece by piece
 - ``scoring``: how likely each token of a text was, and what else might have come
 - ``next_token``: the distribution after a text, and what is copied of it
+- ``next_token``: what may come after a text, and whether a text is copied
 - ``playground``: what the page asks while somebody types
 
 Nothing here imports JAX before a model is opened: the server listens at once.

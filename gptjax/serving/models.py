@@ -82,6 +82,7 @@ def _full_context(run: Any) -> Iterator[None]:
 
     from gptjax.generation.generate import row_keys
 
-    ids = np.full(run.model.block_size + 1, run.tokenizer.begin_id, np.int32)
+    inside = (run.tokenizer.end_id + 1) % run.model.vocab_size  # an end would be no prompt of items
+    ids = np.full(run.model.block_size + 1, inside, np.int32)
     for _ in run.stream([ids], row_keys(0, 1, 1), run.settings(2, temperature=1.0)):
         yield None

@@ -13,7 +13,7 @@ from gptjax.data.tokenizers import ByteTokenizer
 from gptjax.errors import UserError
 from gptjax.evaluation import memorization, probe
 from gptjax.generation import sampling
-from gptjax.serving import next_token, playground
+from gptjax.serving import models, next_token, playground
 from gptjax.serving.models import Served
 from gptjax.web import context, text_data
 
@@ -219,6 +219,11 @@ def test_a_text_is_looked_into_as_the_report_does(ask, runs):
     assert typed == {"text": json.loads(json.dumps(expected))}
     ids = runs["gpt"].tokenizer.encode("abc hgfed").tolist()
     assert ask("inspect", run="gpt", ids=ids) == typed
+
+
+def test_every_run_is_made_ready_past_its_context(runs):
+    for name, run in runs.items():
+        assert list(models._full_context(run)), name
 
 
 def test_where_the_corpus_is_not_there_nothing_is_said_of_copies(ask):

@@ -98,7 +98,7 @@ export function makeColumn(run, page, settings, say) {
         value(`sampled.${token.id}`, token.sampled, t("playground.sampled_said")),
       );
     const others = rest.tokens
-      ? h("li", { class: "next-row" }, h("span", {}, t("playground.others", { n: number(rest.tokens, 0) })), h("span", {}), value("p.rest", rest.p), value("sampled.rest", rest.sampled))
+      ? h("li", { class: "next-row" }, h("span", { class: "others" }, t("playground.others", { n: number(rest.tokens, 0) })), value("p.rest", rest.p), value("sampled.rest", rest.sampled))
       : null;
     const columns = h("div", { class: "next-row next-head", "aria-hidden": "true" }, h("span", {}), h("span", {}), h("span", { class: "of-model-key" }, t("playground.p")), h("span", { class: "of-draw-key" }, t("playground.sampled")));
     show(
@@ -256,6 +256,7 @@ export function makeColumn(run, page, settings, say) {
       const found = await page.live.post("api/copied", { run: run.id, ...context });
       marks = new Set(nodes.length && found.tokens ? nodes.slice(...found.tokens) : []);
       drawText();
+      text.querySelector(".copied")?.scrollIntoView({ block: "nearest" });
       show(copies, copyLine(found));
       say(copies.textContent);
     } catch (error) {
