@@ -1,6 +1,7 @@
 """The command ``serve``: how it starts, what it refuses, how it ends."""
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ import tiny_runs
 from gptjax import serve
 from gptjax.cli import main as cli
 from gptjax.errors import UserError
+from gptjax.generation import decode
+from gptjax.monitoring.console import Terminal
 from gptjax.serving import models
 
 START_S, END_S = 3.0, 2.0  # as promised
@@ -177,3 +180,19 @@ def test_names_are_those_of_folders_and_differ(tmp_path):
     assert [one.id for one in models.named(map(str, paths))] == ["run", "run-2", "run-2-2"]
     with pytest.raises(UserError, match="twice"):
         models.named([str(paths[0]), f"{paths[0]}/"])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gpt"])
+def test_a_run_is_opened_and_what_it_needs_is_compiled(kind, tmp_path, random_params):
+    text = tiny_runs.write_text(tmp_path)
+    config = tiny_runs.config(text, kind)
+    random_runs.save_random_runs(random_params, tmp_path / kind, text, config, [5])
+    served, said = models.named([str(tmp_path / kind)]), io.StringIO()
+    with Terminal(said, live=False) as terminal:
+        opening = models.open_all(served, "best", terminal)
+        assert next(opening) is served[0] and served[0].run.step == 5
+        assert f"{kind}: <Run 'tiny-{kind}'" in said.getvalue()
+        list(opening)
+    before = decode._draw_tokens._cache_size()
+    served[0].run.generate("a", max_new_tokens=2 * served[0].run.model.block_size, temperature=1)
+    assert decode._draw_tokens._cache_size() == before
