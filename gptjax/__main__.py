@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": "a GPT-2 of Hugging Face's form, in and out",
     "look": "ask a trained model what it knows",
     "report": "one page that shows what a model does, as a file",
+    "serve": "a page to play with models, and OpenAI's /v1/completions",
     "aot": "whether a run fits devices that are not here, and how fast it can be there",
     "bench": "measure training, writing and starting, beside PyTorch",
 }

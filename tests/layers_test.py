@@ -51,6 +51,8 @@ ONLY = {
     "rich": {"monitoring.console"},
     "tokenizers": {"data.bpe"},
     "ml_collections": {"config.parse", "config.files", "cli.flags"},
+    "starlette": {"serving.app", "serving.playground"},
+    "uvicorn": {"serve"},
     "absl": {"cli.main", "cli.flags", "checkpoints.store"},
 }
 

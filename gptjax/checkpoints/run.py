@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Never
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from gptjax import models
@@ -138,7 +139,7 @@ class Run:
         return generate.continue_rows(model, params, tok, prompts, key_R, settings, on_text, busy)
 
     def stream(
-        self, prompts: Sequence[str], key_R: jax.Array, settings: Settings
+        self, prompts: Sequence[str | np.ndarray], key_R: jax.Array, settings: Settings
     ) -> Iterator[Piece]:
         """``generate.stream`` with this run's model: text as it is made, until nobody asks."""
         return generate.stream(self.model, self.params, self.tokenizer, prompts, key_R, settings)

@@ -151,17 +151,23 @@ def read(
 
 def _expand_folders(args: SimpleNamespace) -> None:
     """A shell leaves the ~ of --workdir=~/runs/x alone."""
-    for folder in ("workdir", "out"):
-        if hasattr(args, folder):
-            path = os.path.expanduser(getattr(args, folder))
-            if path.startswith("~"):
-                user = path.partition("/")[0]
-                raise UserError(f"--{folder}={path:.80}: there is no user {user[1:]!r}")
-            if folder == "out" and is_remote(path):
-                raise UserError(f"--out={path:.80} is a URL: name a folder, and copy it there")
-            if not is_utf8(path):
-                raise UserError(f"--{folder}={path!r:.80} is not UTF-8: name another folder")
-            setattr(args, folder, path)
+    for flag in ("workdir", "out"):
+        if isinstance(given := getattr(args, flag, None), list):
+            setattr(args, flag, [_expanded(flag, path) for path in given])
+        elif given is not None:
+            setattr(args, flag, _expanded(flag, given))
+
+
+def _expanded(flag: str, path: str) -> str:
+    path = os.path.expanduser(path)
+    if path.startswith("~"):
+        user = path.partition("/")[0]
+        raise UserError(f"--{flag}={path:.80}: there is no user {user[1:]!r}")
+    if flag == "out" and is_remote(path):
+        raise UserError(f"--out={path:.80} is a URL: name a folder, and copy it there")
+    if not is_utf8(path):
+        raise UserError(f"--{flag}={path!r:.80} is not UTF-8: name another folder")
+    return path
 
 
 def _saved_settings(args: SimpleNamespace, saved: Callable) -> ConfigDict:

@@ -20,6 +20,7 @@ from gptjax.models.fast.gpt_cached import Cache, CachedGPT
 from gptjax.models.gpt import GPTLanguageModel
 
 ROOM = 1024  # the most tokens of one call
+ASKED = 64  # tokens: what a shorter question costs is not its products
 
 
 @flax.struct.dataclass
@@ -206,11 +207,30 @@ def _window_logits(model, params, state: DecodeState) -> jax.Array:
     """Page 6: the last W tokens of each row through the model, the logits of the last place."""
     start_B = jnp.maximum(state.length_B - model.block_size, 0)
     x_BxW = _cut(state.ids_BxL, start_B, model.block_size)
-    # Places after the text hold nothing yet; a causal model does not look at them.
-    last_B = state.length_B - 1 - start_B
+    return _logits_at(model, params, x_BxW, state.length_B - 1 - start_B)
+
+
+def _logits_at(model, params, x_BxT: jax.Array, at_B: jax.Array) -> jax.Array:
+    """The logits (B, V) of one place of each row; a causal model does not look past it."""
     if isinstance(model, CachedGPT):
-        return model.apply({"params": params}, x_BxW, last_B, method="at")
-    return model.apply({"params": params}, x_BxW)[jnp.arange(len(last_B)), last_B]
+        return model.apply({"params": params}, x_BxT, at_B, method="at")
+    return model.apply({"params": params}, x_BxT)[jnp.arange(len(at_B)), at_B]
+
+
+def next_logits(model: nn.Module, params: Any, ids_T: np.ndarray) -> np.ndarray:
+    """The logits (V,) float32 after a text of one token or more, of which the last W count.
+
+    Model and params are of ``prepare``. Texts of up to ``ASKED`` tokens share one program, longer
+    ones have one per ``bucket``.
+    """
+    end = ids_T[-model.block_size :]
+    x_1xS = np.zeros((1, min(bucket(len(end), ASKED), model.block_size)), np.int32)
+    x_1xS[0, : len(end)] = end
+    logits = _asked(model, params, x_1xS, np.array([len(end) - 1], np.int32))
+    return np.asarray(logits, np.float32)[0]
+
+
+_asked = jax.jit(_logits_at, static_argnums=0)
 
 
 def _cut(ids_BxL: jax.Array, at_B: jax.Array, n: int) -> jax.Array:

@@ -143,51 +143,61 @@ def row_keys(seed: int | jax.Array, n_prompts: int, num_samples: int) -> jax.Arr
     return jax.vmap(lambda i, j: fold(fold(seed, i), j))(prompt_R, sample_R)
 
 
-def prompt_ids(tok: Tokenizer, prompt: str, items: bool) -> np.ndarray:
+def prompt_ids(tok: Tokenizer, prompt: str | np.ndarray, items: bool) -> np.ndarray:
     """The tokens of a prompt; an item begins after an end token, a text without one after a line.
 
-    UserError for a character outside the vocabulary, or an item that goes over a line's end.
+    A prompt may be tokens (T,) already. UserError for a character or an id outside the vocabulary,
+    or an item that goes over a line's end.
     """
-    if items and "\n" in prompt:
+    told = prompt if isinstance(prompt, str) else tok.decode(prompt)
+    if items and ("\n" in told or (not isinstance(prompt, str) and tok.end_id in prompt)):
         raise UserError(
-            f"the prompt {prompt!r:.80} goes over a line's end, and this run writes an item a "
+            f"the prompt {told!r:.80} goes over a line's end, and this run writes an item a "
             "line: give one line of it, or several prompts"
         )
-    began = [tok.start_id] if items else [] if prompt else [tok.begin_id]
-    return np.concatenate([began, tok.encode(prompt)]).astype(np.int32)
+    began = [tok.start_id] if items else [] if len(prompt) else [tok.begin_id]
+    ids = tok.encode(prompt) if isinstance(prompt, str) else prompt
+    return np.concatenate([began, ids]).astype(np.int32)
 
 
 class Piece(NamedTuple):
     """Text of a row that is sure to stay; the last piece of a row has its whole ``sample``.
 
-    ``made``: how many tokens of the row there are by then, the prompt's not among them.
+    ``made``: how many tokens of the row there are by then, the prompt's not among them; ``ids``
+    those since its piece before. A stop string may yet cut the last of them off.
     """
 
     row: int
     text: str
     made: int
     sample: Sample | None = None
+    ids: np.ndarray = np.zeros(0, np.int32)
 
 
 def stream(
     model: nn.Module,
     params: Any,
     tok: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | np.ndarray],
     key_R: jax.Array,
     settings: Settings,
     look_every: int = STREAM_TOKENS,
 ) -> Iterator[Piece]:
     """Continue a prompt per row, and yield the texts piece by piece; stop asking to stop early.
 
-    An empty prompt begins as the corpus does, after a line's end. A row's prompt and its key in
-    ``key_R`` alone decide its text. ``look_every``: the most tokens between two looks at the texts.
+    A prompt is a text or its tokens; an empty one begins as the corpus does, after a line's end. A
+    row's prompt and its key in ``key_R`` alone decide its text. ``look_every``: the most tokens
+    between two looks at the texts.
     UserError for no prompt, a character outside the vocabulary, or logits that are not finite.
     """
     if not len(prompts):
         raise UserError("there is no prompt to continue: give one; '' begins as the corpus does")
     stop, items = settings.stop, settings.items
-    rows = [RowText(tok, p, prompt_ids(tok, p, items), stop, items) for p in prompts]
+    texts = [p if isinstance(p, str) else tok.decode(p) for p in prompts]
+    rows = [
+        RowText(tok, text, prompt_ids(tok, p, items), stop, items)
+        for text, p in zip(texts, prompts, strict=True)
+    ]
     model, params = decode.prepare(model, params)
     for first in range(0, len(rows), GROUP_ROWS):
         group = slice(first, first + GROUP_ROWS)
@@ -214,12 +224,12 @@ def _group(model, params, first, rows, key_B, settings, look_every) -> Iterator[
             text = row.look(seen.ids_BxL[b, new], seen.log_prob_BxL[b, new], end == total)
             taken[b] = place
             if text:
-                yield Piece(first + b, text, place - len(row.prompt_ids))
+                yield Piece(first + b, text, place - len(row.prompt_ids), ids=row.fresh())
         if all(row.why for row in rows):
             break
         state = state.replace(done_B=jnp.asarray(np.array([bool(row.why) for row in rows])))
     for b, row in enumerate(rows):
-        yield Piece(first + b, "", total, row.sample())
+        yield Piece(first + b, "", total, row.sample(), row.fresh())
 
 
 def continue_rows(

@@ -102,8 +102,8 @@ class MinP:
     __post_init__ = _check("min_p", lambda p: 0 <= p <= 1, "0 to 1")
 
     def __call__(self, logits_BxV, seen_BxV):
-        gap = jnp.log(jnp.maximum(self.p, 1e-30))
         top = logits_BxV.max(axis=-1, keepdims=True)
+        gap = jnp.log(self.p)  # of 0: all are within it
         return jnp.where(logits_BxV >= top + gap, logits_BxV, -jnp.inf)
 
 

@@ -39,6 +39,7 @@ class RowText:
         self._tok, self._prompt, self._stop, self.prompt_ids = tok, prompt, stop, ids
         self.end_id = tok.end_id if items else None
         self._ids, self._log_probs = [ids[:0]], [np.zeros(0)]  # piece by piece
+        self._n_told = 0  # how many pieces ``fresh`` has given
         self._told: list[str] = []  # the text that is sure
         self._held = ""  # what follows it, and may be the beginning of a stop string
         self._decode = tok.decoder()  # it holds back a character half made
@@ -63,6 +64,11 @@ class RowText:
         new, self._held = self._held[:sure], self._held[sure:]
         self._told.append(new)
         return new
+
+    def fresh(self) -> np.ndarray:
+        """The tokens since it was asked last, (T,)."""
+        new, self._n_told = self._ids[self._n_told :], len(self._ids)
+        return np.concatenate([self._ids[0][:0], *new])
 
     def _begun(self) -> int:
         """How many of the last characters a stop string may begin with."""

@@ -26,7 +26,6 @@ from gptjax.data import dataset
 from gptjax.data.batching import Batch, get_batch, whole_split
 from gptjax.data.dataset import Split
 from gptjax.errors import UserError
-from gptjax.evaluation.flops import training_flops_per_token
 from gptjax.interpret.places import Place, Watched, places, plain
 from gptjax.training import optimizer
 from gptjax.training.train_step import TrainState, init_state, nats_of
@@ -116,22 +115,16 @@ class Layers(NamedTuple):
     no_updates: str = ""
 
 
-def draw(model: nn.Module, split: Split) -> Batch:
+def draw(run: Run, split: Split) -> Batch:
     """The batch to look at: a few rows of a split, drawn as evaluations draw them, always the same.
 
     About ``TOKENS`` predictions (B, T); fewer of a model for which they would take long.
     """
-    most = _most_tokens(model)
-    rows, T = max(1, most // split.window), split.window
-    if not split.lookback and most < split.window:
-        T = max(2, most)
-    batch = get_batch(split, rows, SEED, 0, "eval_train")
+    # Of each token, forward and back, a parameter is used in about three products.
+    most = max(2, min(TOKENS, int(FLOPS / (6 * run.n_parameters))))
+    batch = get_batch(split, max(1, most // split.window), SEED, 0, "eval_train")
+    T = split.window if split.lookback else min(split.window, most)
     return Batch(batch.x[:, : split.lookback + T], batch.y[:, :T], batch.w[:, :T])
-
-
-@functools.lru_cache(maxsize=2)
-def _most_tokens(model: nn.Module) -> int:
-    return min(TOKENS, int(FLOPS / max(1.0, training_flops_per_token(model))))
 
 
 def of_text(run: Run, text: str) -> Batch | None:
@@ -163,16 +156,12 @@ def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
 
 
 def _state(run: Run, workdir: Path, tuning: Tuning) -> TrainState:
-    like = _like(run.model, run.config.optim, tuning)
+    tx = optimizer.build(run.config.optim)
+    # Of given parameters the shapes are found without a trace of the model.
+    like = jax.eval_shape(functools.partial(init_state, run.model, tx, 0, tuning), run.params)
     parts = {"params": like.params, "rest": like.replace(params=None)}
     tree = store.restore(workdir, run.step, parts).tree
     return tree["rest"].replace(params=tree["params"])
-
-
-@functools.lru_cache(maxsize=2)
-def _like(model: nn.Module, optim: OptimConfig, tuning: Tuning) -> TrainState:
-    """Shapes of a state, found once for all checkpoints."""
-    return jax.eval_shape(lambda: init_state(model, optimizer.build(optim), 0, tuning))
 
 
 def measure(

@@ -26,8 +26,8 @@ TOP = 3  # likeliest tokens that are told of each place and layer
 def lens(run: Run, found: Captured, y_T: np.ndarray, k: int = TOP) -> Guesses | None:
     """Of a row, a batch of one: guesses (L, T) after the embedding and each block, L = N + 1.
 
-    ``y_T``: the tokens that came. The last layer's are the model's own: they come from its logits.
-    None of a model that has no residual stream.
+    ``y_T``: the tokens that came at its first T places. The last layer's are the model's own: they
+    come from its logits. None of a model that has no residual stream.
     """
     if found.streams_LxBxTxC is None:
         return None

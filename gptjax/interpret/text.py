@@ -95,35 +95,34 @@ def captures(run: Run, cut: Rows) -> Iterator[Captured]:
 
 
 def guesses(logits_TxV: np.ndarray, y_T: np.ndarray, k: int = TOP) -> Guesses:
-    """What logits (T, V) say of the tokens y (T,) that came; K = min(k, V).
+    """What logits (T or more, V) say of the tokens y (T,) that came; K = min(k, V).
 
     On the host: a program that sorts takes longer to compile than this does.
     """
-    k, logits = min(k, logits_TxV.shape[1]), logits_TxV.astype(np.float64)
-    most = logits.max(axis=1, keepdims=True)
-    log_p = logits - most - np.log(np.exp(logits - most).sum(axis=1, keepdims=True))
-    came = np.take_along_axis(log_p, y_T[:, None], axis=1)
-    top = np.argpartition(-log_p, k - 1, axis=1)[:, :k]
+    logits = logits_TxV[: len(y_T)]
+    k, most = min(k, logits.shape[1]), logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - most).sum(axis=1, keepdims=True, dtype=np.float64))
+
+    def log_p(ids: np.ndarray) -> np.ndarray:
+        chosen = np.take_along_axis(logits, ids, axis=1)
+        return chosen.astype(np.float64) - most - log_sum
+
     # By id, then by probability: of equals the lower id comes first.
-    top = np.sort(top, axis=1)
-    by_p = np.argsort(-np.take_along_axis(log_p, top, axis=1), axis=1, kind="stable")
-    top = np.take_along_axis(top, by_p, axis=1)
-    rank = 1 + (log_p > came).sum(axis=1)
-    return Guesses(-came[:, 0], rank, top, np.exp(np.take_along_axis(log_p, top, axis=1)))
+    top = np.sort(np.argpartition(-logits, k - 1, axis=1)[:, :k], axis=1)
+    top = np.take_along_axis(top, np.argsort(-log_p(top), axis=1, kind="stable"), axis=1)
+    came = y_T[:, None]
+    rank = 1 + (logits > np.take_along_axis(logits, came, axis=1)).sum(axis=1)
+    return Guesses(-log_p(came)[:, 0], rank, top, np.exp(log_p(top)))
 
 
 def read(run: Run, cut: Rows) -> Guesses:
     """Of every prediction of a text, in order: (P,), (P, K)."""
-    found = [
-        cut_off(guesses(found.logits_BxTxV[0], y_T), n)
-        for found, y_T, n in zip(captures(run, cut), cut.y_RxT, cut.count_R, strict=True)
-    ]
-    return joined(found)
-
-
-def cut_off(found: Guesses, n: int) -> Guesses:
-    """Those of the first ``n`` places."""
-    return Guesses(*(array[:n] for array in found))
+    return joined(
+        [
+            guesses(found.logits_BxTxV[0], y_T[:n])
+            for found, y_T, n in zip(captures(run, cut), cut.y_RxT, cut.count_R, strict=True)
+        ]
+    )
 
 
 def joined(found: list[Guesses]) -> Guesses:

@@ -101,4 +101,4 @@ def _own_text(
     if not sample:
         made = run.generate(max_new_tokens=run.model.block_size, seed=SEED)
         sample = made[0].text
-    return sample, "sample"
+    return sample.strip("\n") if run.items else sample, "sample"

@@ -23,6 +23,7 @@ from gptjax.web.context import Context
 # A page has about 3 MB, and these of it, all checkpoints together.
 TEXT_BYTES, LENS_BYTES, ATTENTION_BYTES = 150_000, 100_000, 360_000
 VALUE_BYTES = 2 * 4 / 3  # of a share or a small integer, as base64
+LENS_LOGITS = 5e7  # of one checkpoint: some seconds
 MOST_TOKENS, LEAST_TOKENS = 256, 32
 MOST_PAIRS = 2**26  # of train that are counted, in some seconds; of a larger text none
 
@@ -64,14 +65,12 @@ def of_text(run: Run, context: Context, shown: str) -> dict[str, Any]:
     for r, found in enumerate(text.captures(run, cut)):
         if not np.isfinite(found.logits_BxTxV[0, : cut.count_R[r]]).all():
             return data | {"finite": False}
-        own = text.guesses(found.logits_BxTxV[0], cut.y_RxT[r])
-        guesses.append(text.cut_off(own, cut.count_R[r]))
+        guesses.append(text.guesses(found.logits_BxTxV[0], cut.y_RxT[r, : cut.count_R[r]]))
         if found.attention_NxBxHxTxS is not None:
             places = places or attention_places(found, cut, context.n_checkpoints)
             weights.append(_triangle(found, places[r]))
         if of_lens[r]:
-            layers.append(lens.lens(run, found, cut.y_RxT[r]))
-            layers[-1] = Guesses(*(array[:, : of_lens[r]] for array in layers[-1]))
+            layers.append(lens.lens(run, found, cut.y_RxT[r, : of_lens[r]]))
     data |= _packed(text.joined(guesses))
     data["attention"] = data["lens"] = None
     if weights:
@@ -109,9 +108,11 @@ def lens_places(run: Run, cut: Rows, n_checkpoints: int) -> list[int]:
     """Of how many places of each row the lens is shown; 0 of all where there is none."""
     if not has_lens(run):
         return [0] * len(cut.count_R)
-    each = (run.model.n_layer + 1) * (2 * lens.TOP + 3) * VALUE_BYTES * n_checkpoints
+    L = run.model.n_layer + 1
+    by_bytes = LENS_BYTES / (L * (2 * lens.TOP + 3) * VALUE_BYTES * n_checkpoints)
+    room = int(min(by_bytes, LENS_LOGITS / (L * run.model.vocab_size)))
     before = np.cumsum(cut.count_R) - cut.count_R
-    return np.clip(int(LENS_BYTES / each) - before, 0, cut.count_R).tolist()
+    return np.clip(room - before, 0, cut.count_R).tolist()
 
 
 def has_lens(run: Run) -> bool:

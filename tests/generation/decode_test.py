@@ -115,6 +115,20 @@ def test_every_model_writes_what_the_plain_loop_writes(kind, trained):
         np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_comes_next_is_asked_of_a_text_of_any_length(kind, trained, monkeypatch):
+    size = 2 if kind == "ngram" else W
+    config = ModelConfig(kind, block_size=size, n_layer=2, n_head=3, n_embd=12, n_hidden=7)
+    model, params = trained(models.build(config, V, start_id=4))
+    monkeypatch.setattr(decode, "ASKED", 2)  # two programs, of 4 and of W tokens
+    monkeypatch.setattr(decode, "bucket", lambda n, least: max(n + n % 2, least))
+    for ids in prompts_of(1, 3, W, 2 * W + 3):
+        found = decode.next_logits(*decode.prepare(model, params), ids)
+        seen = ids if model.slides else ids[-model.block_size :]
+        expected = model.apply({"params": params}, seen[None])[0, -1]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("block_size", [1, 5, W])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_both_windows_follow_their_rule_far_past_the_context(window, block_size, trained):

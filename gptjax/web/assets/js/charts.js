@@ -74,7 +74,7 @@ export function lineChart(what) {
   const xs = [...new Set(what.series.flatMap((s) => Array.from(s.x)))].sort((a, b) => a - b);
   let cursor = null;
   const box = responsive((width, node) => {
-    const view = frame(what, xs, width);
+    const view = plotFrame(what, xs, width);
     const cross = svg("line", { class: "cursor", y1: view.top, y2: view.bottom, visibility: "hidden" });
     const dots = what.series.map((_, i) => svg("circle", { class: `dot series-${i}`, r: 3.5, visibility: "hidden" }));
     const move = (place) => {
@@ -129,7 +129,7 @@ export function lineChart(what) {
 }
 
 // Scales, axes and horizontal lines of a chart `width` px wide.
-function frame(what, xs, width) {
+function plotFrame(what, xs, width) {
   const height = what.height ?? 260;
   const [left, right, top, bottom] = [52, width - 24, 10, height - 38];
   const ys = what.series.flatMap((s) => Array.from(s.y)).filter(Number.isFinite);

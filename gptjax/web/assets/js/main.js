@@ -7,6 +7,7 @@ import { diagramsPanel } from "./panels/diagrams.js";
 import { embeddingsPanel } from "./panels/embeddings.js";
 import { layersPanel } from "./panels/layers.js";
 import { lessonsPanel } from "./panels/lessons.js";
+import { playgroundPanel } from "./panels/playground.js";
 import { questionsPanel } from "./panels/questions.js";
 import { runPanel } from "./panels/run.js";
 import { samplesPanel } from "./panels/samples.js";
@@ -14,6 +15,7 @@ import { textPanel } from "./panels/text.js";
 
 // In the order of the page. `has` says whether there is something to show of this run.
 const PANELS = [
+  playgroundPanel,
   questionsPanel,
   runPanel,
   samplesPanel,

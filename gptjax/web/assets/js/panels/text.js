@@ -6,6 +6,7 @@ import { barList, colourLegend, shade } from "../charts.js";
 import { unpack } from "../page.js";
 import { headsView } from "./text_heads.js";
 
+const CONTEXT = 12; // tokens before the chosen one that are said
 const BIGRAM_SPAN = 3; // nats: as much better or worse than the bigram has the strongest colour
 
 export const textPanel = {
@@ -78,6 +79,8 @@ const readGuesses = (packed) => ({
   topP: unpack(packed.top_p),
 });
 
+const total = (values) => values.reduce((sum, value) => sum + value, 0);
+
 // Where in an array of the first places of each row, `size(t)` values each, that of token i is.
 function offsets(places, row, place, size) {
   let sum = 0;
@@ -119,12 +122,12 @@ function aboutText(text, typed, page) {
 }
 
 function meanLoss(text) {
-  const of = (values) => Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
+  const of = (values) => total(values) / values.length;
   const own = of(text.nats.data);
-  const parts = [t("text.mean"), " ", figure("text.mean.nats", own, t("text.nats", { nats: number(own) }))];
+  const parts = [t("text.mean"), " ", figure("text.mean.nats", own, t("text.nats_each", { nats: number(own) }))];
   if (text.bigram) {
     const counted = of(text.bigram);
-    parts.push(", ", t("text.mean_bigram"), " ", figure("text.mean.bigram", counted, t("text.nats", { nats: number(counted) })));
+    parts.push(", ", t("text.mean_bigram"), " ", figure("text.mean.bigram", counted, t("text.nats_each", { nats: number(counted) })));
   }
   return h("p", {}, parts);
 }
@@ -228,8 +231,10 @@ function guesses(text, i, page) {
     return bar(id, text.topP.at(i - 1, k), `text.top.${i}.${k}`, id === text.ids[i] ? t("text.came") : null);
   });
   if (!items.some((item) => item.mark)) items.push(bar(text.ids[i], Math.exp(-text.nats.data[i - 1]), `text.came.${i}`, t("text.came")));
-  const seen = text.slides ? Math.min(text.sees, i) : text.place[i] + 1;
-  const before = Array.from(text.ids.slice(Math.max(0, i - Math.min(seen, 12)), i), page.token).join("");
+  const past = page.data.items || !text.slides ? text.place[i] + 1 : i;
+  const seen = Math.min(text.sees, past);
+  const told = Math.min(seen, CONTEXT);
+  const before = (told < seen ? "… " : "") + Array.from(text.ids.slice(i - told, i), page.token).join("");
   const said = t("text.expected", { before, seen: number(seen, 0) });
   return [h("h3", {}, t("text.guesses")), h("p", { class: "note" }, said), barList(said, items, 1)];
 }
@@ -240,7 +245,7 @@ function lensTable(text, i, page) {
   const { lens } = text;
   const at = lens.at(i);
   const title = h("h3", {}, t("text.lens"));
-  if (at === null) return [title, note("text.lens_room")];
+  if (at === null) return [title, note("text.lens_room", { n: number(total(text.lens.places), 0) })];
   const last = lens.layers - 1;
   const rows = Array.from({ length: lens.layers }, (_, layer) => {
     const name = layer === 0 ? t("text.lens_embedding") : t(layer === last ? "text.lens_last" : "text.lens_block", { block: layer });
@@ -253,7 +258,7 @@ function lensTable(text, i, page) {
       return cell;
     });
     const came = [figure(`text.lens_p.${layer}.${i}`, Math.exp(-nats), percent(Math.exp(-nats))), ", ", figure(`text.lens_rank.${layer}.${i}`, lens.rank.at(layer, at), t("text.lens_rank", { rank: number(lens.rank.at(layer, at), 0) }))];
-    return [name, top, h("span", {}, came)];
+    return [name, top, h("span", { class: "lens-came" }, came)];
   });
   const heads = [t("text.lens_where"), t("text.lens_top"), t("text.lens_came", { token: page.token(text.ids[i]) })];
   return [title, note("text.lens_raw"), table(t("text.lens_caption"), heads, rows)];

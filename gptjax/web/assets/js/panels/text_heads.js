@@ -6,7 +6,7 @@ import { barList, matrix, responsive, shade } from "../charts.js";
 
 const SOURCES = 6; // places that are told as bars
 const LEAST_ARC = 0.02; // a share of less is not drawn
-const CONTEXT = 10; // tokens before a place that say where it stands
+const BEFORE = 10; // tokens before a place that say where it stands
 
 // {node, update(text, i)}; `chips`: the list of tokens over which arcs are drawn.
 export function headsView(page, chips) {
@@ -103,7 +103,7 @@ export function headsView(page, chips) {
     const [i, first] = [text.place[at], text.first[row]];
     const values = (a) => text.attention.weights(layer, head, first + 1 + a);
     const label = t("text.matrix", { layer: layer + 1, head: head + 1 });
-    const where = (a) => Array.from(text.ids.slice(Math.max(first, first + a - CONTEXT), first + a + 1), page.token).join("");
+    const where = (a) => Array.from(text.ids.slice(Math.max(first, first + a - BEFORE), first + a + 1), page.token).join("");
     const what = {
       label,
       rows: size,
@@ -132,7 +132,8 @@ export function headsView(page, chips) {
       node.hidden = !next.attention;
       [text, at] = [next, i];
       if (!known || next.attention.weights(0, 0, i) === null) {
-        show(how, h("p", { class: "note" }, t(i > 0 ? "text.heads_room" : "text.first")));
+        const n = number(next.attention?.places.reduce((sum, t) => sum + t, 0), 0);
+        show(how, h("p", { class: "note" }, t(i > 0 ? "text.heads_room" : "text.first", { n })));
         show(pictures);
         show(most);
         show(mapBox);
