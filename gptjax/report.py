@@ -9,7 +9,9 @@ were kept (checkpoint.keep_every), a slider moves what it shows through the trai
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,63 +20,126 @@ from gptjax.cli import main as cli
 from gptjax.data.text_file import read_text
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
+from gptjax.processes import cluster
 from gptjax.runtime.object_store import is_remote
 
 if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
     from gptjax.checkpoints.run import Run
-    from gptjax.data.corpora import Corpus
-    from gptjax.data.dataset import Split
     from gptjax.training.experiment import Experiment
 
 PAGE = "report.html"
 
 
-def write(
-    run: Run,
-    workdir: Path,
-    out: Path,
-    text: str = "",
-    busy: Any = None,
-    known: tuple[Corpus, Mapping[str, Split]] | None = None,
-    most: int = 0,
-) -> None:
-    """Write the page of a run.
+def write(run: Run, workdir: Path, out: Path, text: str = "", busy: Any = None) -> None:
+    """Write the page of a run in a folder."""
+    from gptjax.web import context, payload
 
-    ``known``: its corpus and splits, where they have been read; ``most``: the most checkpoints to
-    show, 0 for ``payload.MOST_CHECKPOINTS``.
-    """
+    of_page = context.of_run(run, workdir, text)
+    steps = payload.shown_steps(workdir, run.step)
+    _write(payload.page_data(run, of_page, steps, busy), run, out)
+
+
+def _write(data: Mapping[str, Any], run: Run, out: Path) -> None:
     from gptjax.runtime.atomic_files import write_whole
-    from gptjax.web import context, page, payload
+    from gptjax.web import page
 
-    of_page = context.of_run(run, workdir, text, known)
-    steps = payload.shown_steps(workdir, run.step, most or payload.MOST_CHECKPOINTS)
-    data = payload.page_data(run, of_page, steps, busy)
     write_whole(out, page.html_page(data, run.config.name).encode())
 
 
-def after_training(exp: Experiment, within: Path, workdir: str | Path, terminal: Terminal) -> None:
-    """Write the page of a run that has just ended, if that takes no longer than a reader waits.
+@dataclasses.dataclass(eq=False)
+class OfTraining:
+    """The page of a run while it is trained: a thread looks at its first checkpoint meanwhile.
 
-    ``within``: its folder, of the URL ``workdir`` a copy. The run is finished and saved: what goes
-    wrong here is told and changes nothing.
+    That compiles all that the page needs, so that at the end a second is enough. A ``with`` around
+    the training; ``write`` at its end. ``within``: the run's folder, of the URL ``workdir`` a copy.
     """
-    from gptjax.checkpoints.run import open_run
-    from gptjax.web import payload
 
-    command = f"python -m gptjax.report --workdir={workdir}"
-    if not payload.is_quick(exp.model):
-        terminal.note(f"look inside: {command}")
-        return
-    try:
-        with terminal.doing("looking inside"):
-            run = open_run(within)
-            known = exp.corpus, exp.splits
-            write(run, within, within / PAGE, known=known, most=payload.MOST_AT_END)
-    except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        terminal.note(f"{PAGE} could not be written ({why:.200}); {command} tries it again")
-        return
-    terminal.note(f"look inside: {workdir}/{PAGE}")
+    exp: Experiment
+    within: Path
+    workdir: str | Path
+    terminal: Terminal
+
+    def __enter__(self) -> OfTraining:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from gptjax.web import payload
+
+        self._context: Any = None
+        self._made: dict[int, dict[str, Any]] = {}
+        self._ends = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "look inside")
+        self._is_quick = payload.is_quick(self.exp.model)
+        # Of several processes none does anything between the steps that the others do not.
+        if self._is_quick and cluster.count() == 1:
+            self._thread.submit(self._look_ahead)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ends.set()
+        self._thread.shutdown()
+
+    def write(self) -> None:
+        """Write the page of the finished run, if that takes no longer than a reader waits.
+
+        All of it is saved: what goes wrong here is told and changes nothing.
+        """
+        command = f"python -m gptjax.report --workdir={self.workdir}"
+        if not self._is_quick:
+            self.terminal.note(f"look inside: {command}")
+            return
+        try:
+            with self.terminal.doing("looking inside"):
+                self._ends.set()
+                self._thread.shutdown()
+                self._write()
+        except Exception as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            self.terminal.note(
+                f"{PAGE} could not be written ({why:.200}); {command} tries it again"
+            )
+            return
+        self.terminal.note(f"look inside: {self.workdir}/{PAGE}")
+
+    def _look_ahead(self) -> None:
+        """Look at the first checkpoint as soon as the first steps are done."""
+        from gptjax.checkpoints import directory
+        from gptjax.checkpoints.run import TIMING, open_run
+        from gptjax.monitoring import metrics
+        from gptjax.web import payload
+
+        # While they are compiled, nothing else should be.
+        while not metrics.read(self.within / TIMING):
+            if self._ends.wait(0.2):
+                return
+        try:
+            run = open_run(self.within, min(directory.available(self.within)))
+            self._context = self._of(run)
+            made = {}
+            for name, make in payload.OF_CHECKPOINT.items():
+                if self._ends.is_set():
+                    return
+                made[name] = make(run, self._context)
+            self._made[run.step] = {"step": run.step, "val_nats": run.val_nats, **made}
+        except Exception:  # whatever it is, it comes again at the end, where it is told
+            self._context = None
+
+    def _of(self, run: Run) -> Any:
+        from gptjax.web import context, payload
+
+        of_run = context.of_run(run, self.within, known=(self.exp.corpus, self.exp.splits))
+        return dataclasses.replace(of_run, n_checkpoints=payload.MOST_AT_END)
+
+    def _write(self) -> None:
+        from gptjax.checkpoints.run import open_run
+        from gptjax.web import payload
+
+        run = open_run(self.within)
+        of_page = self._of(run)
+        if self._context is not None:  # what panels keep serves them again
+            of_page = dataclasses.replace(of_page, kept=self._context.kept)
+        # The first one may be gone from the folder: here is what was seen of it.
+        steps = {*payload.shown_steps(self.within, run.step, payload.MOST_AT_END), *self._made}
+        _write(payload.page_data(run, of_page, steps, made=self._made), run, self.within / PAGE)
 
 
 def main(args: Any) -> int:

@@ -13,6 +13,7 @@ folder, it goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -106,12 +107,13 @@ def fit(
         from gptjax.training import summary, trainer
     with mirror.training(workdir, terminal) as within:
 
-        def look_inside(exp: Experiment) -> None:
-            if config.train.report:
-                report.after_training(exp, within, workdir, terminal)
+        def page(exp: Experiment) -> Any:
+            wanted = config.train.report
+            own = report.OfTraining(exp, within, workdir, terminal)
+            return own if wanted else contextlib.nullcontext()
 
         no_band = summary.why_no_band(overridden)
-        trainer.fit(config, within, terminal, no_band, explicit, look_inside)
+        trainer.fit(config, within, terminal, no_band, explicit, page)
     return within
 
 

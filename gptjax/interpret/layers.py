@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,11 +149,17 @@ def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
                 "this model was not trained here, and nothing is known of its optimizer"
             )
         state = _state(run, workdir, tuning)
-        rate = float(optimizer.schedule(config.optim, config.train.steps)(run.step))
+        rate = float(_schedule(config.optim, config.train.steps)(run.step))
         known = state.params, batch, state.opt_state, config.optim, rate, tuning
         return measure(run.model, *known)._replace(learning_rate=rate)
     except UserError as error:
         return measure(run.model, run.params, batch)._replace(no_updates=str(error))
+
+
+@functools.lru_cache(maxsize=2)
+def _schedule(optim: OptimConfig, steps: int) -> Callable:
+    # Compiled as one: outside of jit each of its small operations would be, one by one.
+    return jax.jit(optimizer.schedule(optim, steps))
 
 
 def _state(run: Run, workdir: Path, tuning: Tuning) -> TrainState:

@@ -36,13 +36,14 @@ def fit(
     terminal: Terminal,
     no_band: str = "",
     explicit: Collection[str] = (),
-    at_end: Callable[[experiment.Experiment], None] = lambda exp: None,
+    beside: Callable[[experiment.Experiment], Any] = lambda exp: contextlib.nullcontext(),
 ) -> dict[str, Any]:
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
     ``no_band``: settings for which ``config.expected`` need not hold, and then it is not saved
-    either. ``explicit``: those that were set by hand. ``at_end``: what the first process does with
-    a finished run. Returns the contents of summary.json.
+    either. ``explicit``: those that were set by hand. ``beside`` makes a ``with`` around the steps
+    of the first process; what it gives has a ``write``, called when all is done, or is None.
+    Returns the contents of summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not
@@ -67,14 +68,15 @@ def fit(
             open_.enter_context(contextlib.closing(trainer))
             params, notes = trainer.state.params, trainer.notes
             summary.first_page(exp, workdir, terminal, params, trainer.step, notes)
+        page = open_.enter_context(beside(exp)) if cluster.is_first() else None
         trainer.run()
         figures = trainer.figures()
         summary.last_page(exp, workdir, terminal, figures)
         trainer.wait_for_checkpoint()
         trainer.require_saved()
         summary.write_last_page(exp, workdir, terminal, figures, config.expected, no_band)
-        if cluster.is_first():
-            at_end(exp)
+        if page:
+            page.write()
         return figures
 
 

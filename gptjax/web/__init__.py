@@ -4,7 +4,7 @@
 - ``arrays``: numbers as compact JSON
 - ``payload``: all that a page shows, as JSON; ``*_data``: the part of each panel
 - ``run_data``: what was trained, how it went, the samples, the diagrams
-- ``text_data``: a text's losses, what each head looked at, the lens
+- ``text_data``: each token's loss, alternatives, attention, and the lens
 - ``embeddings_data``: vectors on a plane, places, pairs, windows
 - ``layers_data``: activations, gradients and updates per layer
 - ``lessons_data``: what the three lessons need

@@ -7,7 +7,7 @@ values}], panel: facts}. Each panel's part is made by its own ``*_data`` file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from gptjax.web.text_data import text_data
 
 Part = Callable[[Run, Context], dict[str, Any] | None]
 MOST_CHECKPOINTS = 12  # on the slider: first, best and last, and between them evenly
-MOST_AT_END = 3  # of a training that has just ended: each takes a third of a second
+MOST_AT_END = 3  # of a training that has just ended: each takes half a second
 # Panel -> what does not change with the checkpoint, and what does.
 FACTS: dict[str, Part] = {
     "run": run_facts,
@@ -66,12 +66,26 @@ def shown_steps(workdir: Path, best: int, most: int = MOST_CHECKPOINTS) -> list[
     return [steps[place] for place in sorted(places)]
 
 
+def checkpoint_data(run: Run, context: Context) -> dict[str, Any]:
+    """What a page shows of one checkpoint."""
+    parts = {name: make(run, context) for name, make in OF_CHECKPOINT.items()}
+    return {"step": run.step, "val_nats": run.val_nats, **parts}
+
+
 def page_data(
-    run: Run, context: Context, steps: Iterable[int] = (), busy: Busy = None
+    run: Run,
+    context: Context,
+    steps: Iterable[int] = (),
+    busy: Busy = None,
+    made: Mapping[int, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The data of a run's page; ``steps``: checkpoints to show beside the run's own."""
-    steps = sorted({*steps, run.step})
-    context = dataclasses.replace(context, n_checkpoints=len(steps))
+    """The data of a run's page; ``steps``: checkpoints to show beside the run's own.
+
+    ``made``: the ``checkpoint_data`` of steps that were looked at before, in the same context.
+    """
+    steps, made = sorted({*steps, run.step}), made or {}
+    if not made:
+        context = dataclasses.replace(context, n_checkpoints=len(steps))
     data: dict[str, Any] = {
         "version": gptjax.__version__,
         "name": run.config.name,
@@ -88,7 +102,6 @@ def page_data(
     for done, step in enumerate(steps):
         if busy:
             busy(done, len(steps))
-        at = run if step == run.step else open_run(context.workdir, step)
-        parts = {name: make(at, context) for name, make in OF_CHECKPOINT.items()}
-        data["checkpoints"].append({"step": step, "val_nats": at.val_nats, **parts})
+        at = run if step == run.step or step in made else open_run(context.workdir, step)
+        data["checkpoints"].append(made.get(step) or checkpoint_data(at, context))
     return data
