@@ -3,6 +3,7 @@
 import gptjax
 run = gptjax.train("gpt:small", steps=1000)  # or, of a trained run, gptjax.load("runs/gpt-small")
 print(gptjax.generate(run, "ROMEO:", max_new_tokens=200)[0].text)
+gptjax.show(run, "To be, or not to be")  # in a notebook: what the model does with it
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ if TYPE_CHECKING:  # JAX is imported when it is needed, so that importing gptjax
     from gptjax.config import ConfigDict
     from gptjax.config.schema import Config
     from gptjax.generation.stopping import Sample
+    from gptjax.web.page import Shown
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "generate", "load", "train"]
+__all__ = ["UserError", "__version__", "generate", "load", "show", "train"]
 
 
 def train(
@@ -120,6 +122,25 @@ def generate(
         on_text=on_text,
         **unknown,
     )
+
+
+def show(run: Run, text: str = "") -> Shown:
+    """The page that ``python -m gptjax.report`` writes, in the notebook: what a model does.
+
+    It shows the checkpoint that ``run`` is; ``report`` those of the whole training. Elsewhere than
+    in a notebook, ``show(run).save("page.html")`` writes it for a browser.
+
+    Args:
+      run: what ``load`` or ``train`` returned.
+      text: whose tokens are looked at; the beginning of val when empty.
+
+    Raises:
+      UserError: a character outside the vocabulary.
+    """
+    from gptjax.web import context, page, payload
+
+    data = payload.page_data(run, context.of_run(run, text=text))
+    return page.Shown(run.config.name, page.html_page(data, run.config.name))
 
 
 def __dir__() -> list[str]:

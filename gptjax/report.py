@@ -21,6 +21,7 @@ from gptjax.data.text_file import read_text
 from gptjax.errors import UserError
 from gptjax.monitoring.console import Terminal
 from gptjax.processes import cluster
+from gptjax.runtime import devices
 from gptjax.runtime.object_store import is_remote
 
 if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # JAX takes seconds to import: a mistake is told before
     from gptjax.training.experiment import Experiment
 
 PAGE = "report.html"
+SPARE_CORES = 4  # so many, and one more thread is not felt by the steps
 
 
 def write(run: Run, workdir: Path, out: Path, text: str = "", busy: Any = None) -> None:
@@ -48,10 +50,12 @@ def _write(data: Mapping[str, Any], run: Run, out: Path) -> None:
 
 @dataclasses.dataclass(eq=False)
 class OfTraining:
-    """The page of a run while it is trained: a thread looks at its first checkpoint meanwhile.
+    """The page of a run while it is trained: a ``with`` around the steps, and ``write`` at the end.
 
-    That compiles all that the page needs, so that at the end a second is enough. A ``with`` around
-    the training; ``write`` at its end. ``within``: the run's folder, of the URL ``workdir`` a copy.
+    Where the host has cores to spare, a thread looks at the first checkpoint meanwhile. That
+    compiles all that the page needs, so that at the end a second is enough; on two cores, both at
+    work, it would cost the steps twice of what it saves. ``within``: the run's folder, of the URL
+    ``workdir`` a copy.
     """
 
     exp: Experiment
@@ -70,7 +74,7 @@ class OfTraining:
         self._thread = ThreadPoolExecutor(1, "look inside")
         self._is_quick = payload.is_quick(self.exp.model)
         # Of several processes none does anything between the steps that the others do not.
-        if self._is_quick and cluster.count() == 1:
+        if self._is_quick and cluster.count() == 1 and devices.cpu_count() >= SPARE_CORES:
             self._thread.submit(self._look_ahead)
         return self
 
@@ -137,8 +141,10 @@ class OfTraining:
         of_page = self._of(run)
         if self._context is not None:  # what panels keep serves them again
             of_page = dataclasses.replace(of_page, kept=self._context.kept)
-        # The first one may be gone from the folder: here is what was seen of it.
-        steps = {*payload.shown_steps(self.within, run.step, payload.MOST_AT_END), *self._made}
+        steps: set[int] = set()
+        if self._made:  # else each would take a second of somebody who waits for it
+            # The first one may be gone from the folder: here is what was seen of it.
+            steps |= {*payload.shown_steps(self.within, run.step, payload.MOST_AT_END), *self._made}
         _write(payload.page_data(run, of_page, steps, made=self._made), run, self.within / PAGE)
 
 

@@ -11,6 +11,7 @@ machine can ask it, unless --host says otherwise. Of OpenAI's clients, give base
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
@@ -31,7 +32,7 @@ def main(args: Any) -> int:
     """Serve until Ctrl-C."""
     for name in ("starlette", "uvicorn"):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f'serving needs {name}: pip install "gptjax[serve]", or {name} itself')
+            raise UserError(f"serving needs {name}: pip install starlette uvicorn")
     if not args.workdir:
         from gptjax.checkpoints.run import runs_below
 
@@ -93,8 +94,10 @@ def serve(args: Any, served: list, sock: socket.socket, terminal: Terminal) -> N
         terminal.note(line)
     worker.begin(open_runs, opening)
     worker.start()
+    # A loop that waits for no thread at its end: one may look through a corpus, or compile.
+    loop = asyncio.new_event_loop()
     with contextlib.suppress(KeyboardInterrupt):  # told again when all has ended in good order
-        server.run(sockets=[sock])
+        loop.run_until_complete(server.serve(sockets=[sock]))
     if failed:
         raise failed[0]
 

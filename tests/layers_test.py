@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gptjax"
-MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 10, 21_500
+MAX_LINES, MAX_FUNCTION, MAX_FILES, MAX_PACKAGE = 400, 60, 11, 23_000
 
 # From the highest to the lowest; a file beside the wings has its own name here.
 WINGS = ["commands", "aot", "interop", "compare", "bench", "serving", "web", "interpret"]
@@ -46,7 +46,7 @@ SEEDED = {"data.splits": {"random"}, "data.bpe": {"tokenizers", "threading"}}
 # Libraries that one file knows, so that they can be exchanged.
 ONLY = {
     "orbax": {"checkpoints.store"},
-    "matplotlib": {"monitoring.plots"},
+    "matplotlib": {"monitoring.pictures", "monitoring.plots", "interpret.figures"},
     "tensorboardX": {"monitoring.tensorboard"},
     "rich": {"monitoring.console"},
     "tokenizers": {"data.bpe"},

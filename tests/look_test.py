@@ -1,6 +1,8 @@
 """The command ``look``: what it prints of what comes next, of neighbours and of the plane."""
 
 import io
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +14,12 @@ from gptjax.checkpoints import run as runs
 from gptjax.cli import main as cli
 from gptjax.config import files, parse
 from gptjax.errors import UserError
+from gptjax.evaluation import count_models
+from gptjax.interpret import lens, tables
+from gptjax.interpret import text as texts
 from gptjax.monitoring.console import Terminal
 from gptjax.training.trainer import fit
+from gptjax.web import context
 
 NAMES = "abi\nabia\nbia\niba\nbaab\nabba\nibi\naib\niia\nbab\n"
 TEXT = "so it is. it is so.\n" * 40
@@ -49,6 +55,7 @@ def run_of(tmp_path_factory):
 
 def ask(workdir, *question, **flags):
     defaults = {"top": None, "every_position": False, "out": "", "checkpoint": "best"}
+    defaults |= {"layer": None, "head": None, "text_file": ""}
     return look.main(
         SimpleNamespace(workdir=str(workdir), question=list(question), **defaults | flags)
     )
@@ -185,7 +192,18 @@ def test_the_checkpoint_that_is_asked_for_answers(tmp_path, capsys):
     "argv, named",
     [
         (["near", "a", "--every_position"], "--every_position belongs to the question next"),
-        (["next", "a", "--out=x.png"], "--out belongs to the question plane"),
+        (["next", "a", "--out=x.png"], "--out belongs to the questions plane, attention, lens"),
+        (["lens", "a", "--layer=1"], "--layer belongs to the question attention, not to lens"),
+        (["next", "a", "--head=0"], "--head belongs to the question attention, not to next"),
+        (["table", "--text_file=x"], "--text_file belongs to the questions attention, lens, loss"),
+        (["loss", "a", "--out=x.pdf"], "--out=x.pdf must end in .png or .svg"),
+        (["loss"], 'loss needs a text: loss "To be", or --text_file'),
+        (["lens", "a", "--text_file=x"], "are two texts: give one"),
+        (["curves", "a"], "curves needs 0 of the model's tokens, and got 1"),
+        (["attention", "a"], "this ngram has no attention: ask next"),
+        (["lens", "a"], "this ngram has no residual stream: ask next"),
+        (["table"], "this ngram looks at 2 tokens, and has no table of pairs: ask next"),
+        (["loss", "xyz"], "the character 'x'"),
     ],
 )
 def test_a_flag_of_another_question_is_refused(argv, named, run_of, capsys):
@@ -208,3 +226,115 @@ def test_the_question_stands_among_the_flags_in_any_order(run_of, capsys):
     assert answers[0] == answers[1] and len(answers[0].splitlines()) == 1 + 2 + 1
     assert call(workdir, "near", "--nocompilation_cache") == 2
     assert capsys.readouterr().err == "look: near needs 1 of the model's tokens, and got 0\n"
+
+
+def test_attention_has_a_line_for_each_head_and_a_picture(run_of, capsys):
+    workdir = run_of("gpt", TEXT, model__n_layer=3, model__n_head=2, model__n_embd=6)
+    ask(workdir, "attention", "it")
+    head, *lines, picture = capsys.readouterr().out.splitlines()
+    assert "2 of 2 tokens" in head and head.endswith("from the last token, t")
+    heads = [f"layer {layer} head {head}" for layer in (1, 2, 3) for head in (1, 2)]
+    assert [line[:14] for line in lines] == heads
+    found = lens.attention(runs.open_run(workdir), "it")
+    for line, wei in zip(lines, found.wei_NxHxTxT.reshape(-1, 2, 2), strict=True):
+        name, share = lens.habit(wei)
+        assert f"{name} {share:.2f}" in line and f"t {wei[1, 1]:.2f}" in line
+    assert picture == f"{workdir / 'attention.png'}: a picture of it"
+    assert (workdir / "attention.png").read_bytes().startswith(b"\x89PNG")
+    ask(workdir, "attention", "it", layer=2, head=1, out=str(workdir / "one.svg"))
+    assert capsys.readouterr().out.splitlines()[1] == lines[2]
+    assert b"<svg" in (workdir / "one.svg").read_bytes()
+    with pytest.raises(UserError, match="layer=4 is none of this model's: it has layers 1 to 3"):
+        ask(workdir, "attention", "it", layer=4)
+
+
+def test_a_lens_has_a_line_for_each_layer_and_brackets_around_what_came(run_of, capsys, tmp_path):
+    workdir = run_of("gpt", TEXT, model__n_layer=3, model__n_head=2, model__n_embd=6)
+    (tmp_path / "is.txt").write_text("is", encoding="utf-8")
+    ask(workdir, "lens", text_file=str(tmp_path / "is.txt"))
+    _, reads, *layers, came, picture = capsys.readouterr().out.splitlines()
+    assert reads.split() == ["reads", "i", "s"] and came.split() == ["came", "next", "s"]
+    found = lens.look_through(runs.open_run(workdir), "is").guesses
+    names = lens.layer_names(4)
+    for line, name, ids, rank in zip(layers, names, found.top_ids, found.rank, strict=True):
+        first, last = lens.names(runs.open_run(workdir), ids[:, 0])
+        first = f"[{first}]" if rank[0] == 1 else first
+        assert line.split() == [*name.split(), first, last]
+    assert picture.startswith(f"{workdir / 'lens.png'}: ") and (workdir / "lens.png").exists()
+
+
+@pytest.mark.parametrize("kind, text", [("gpt", TEXT), ("mlp", NAMES)])
+def test_a_loss_is_told_of_every_token_beside_the_count_bigrams(kind, text, run_of, capsys):
+    workdir = run_of(kind, text)
+    asked = "so it is" if text == TEXT else "abi\nbia"
+    ask(workdir, "loss", asked)
+    head, *lines, picture = capsys.readouterr().out.splitlines()
+    run = runs.open_run(workdir)
+    cut = texts.rows(run, asked, 99)
+    nats = texts.read(run, cut).nats
+    assert len(lines) == len(nats) and f"mean {nats.mean():.4f}" in head
+    for line, name, loss in zip(lines, lens.names(run, cut.ids[1:]), nats, strict=True):
+        assert line.split()[:2] == [name, f"{loss:.4f}"]
+    first, second = context.of_run(run).splits["train"].pairs()
+    pairs = count_models.count_bigram(first, second, run.tokenizer.vocab_size)
+    assert f"the count bigram's {texts.bigram_nats(cut, pairs).mean():.4f}" in head
+    assert (workdir / "text_loss.png").exists() and str(workdir / "text_loss.png") in picture
+    ask(workdir, "loss", asked, top=3)
+    head, *few, _ = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in few] == [line.split()[:2] for line in lines[:3]]
+    assert f"3 of {len(nats)} predictions" in head
+
+
+def test_without_its_corpus_a_loss_and_a_table_are_the_models_alone(run_of, capsys, tmp_path):
+    text = TEXT + "it is as it was.\n"
+    workdir = run_of("bigram", text)
+    for question in (["loss", "it is"], ["table"]):
+        ask(workdir, *question)
+        beside = capsys.readouterr().out
+        (workdir.parent / f"{len(text)}.txt").rename(tmp_path / "away")
+        ask(workdir, *question)
+        alone = capsys.readouterr().out
+        (tmp_path / "away").rename(workdir.parent / f"{len(text)}.txt")
+        assert "no counts beside it: " in alone.splitlines()[-1] and "no counts" not in beside
+        said = "the count bigram's" if question[0] == "loss" else "in brackets"
+        assert said in beside and said not in alone
+
+
+def test_a_table_holds_the_likeliest_followers_beside_the_counts(run_of, capsys):
+    workdir = run_of("bigram", TEXT)
+    ask(workdir, "table", "i", top=2)
+    head, line, picture = capsys.readouterr().out.splitlines()
+    assert "after 1 of 7" in head and (workdir / "table.png").exists()
+    run = runs.open_run(workdir)
+    splits = context.of_run(run).splits
+    found = tables.followers(run, splits, ["i"])
+    name, *cells = line.split("   ")
+    assert name == "i" and len(cells) == 2
+    for cell, i in zip(cells, np.argsort(-found.p_RxK[0], kind="stable"), strict=False):
+        p, counted = found.p_RxK[0, i], found.counted_RxK[0, i]
+        assert cell == f"{lens.names(run, found.ids_K[[i]])[0]} {p:.3f} ({counted:.3f})"
+    ask(workdir, "table")
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 7 + 1
+
+
+def test_curves_are_told_and_drawn(tmp_path, capsys):
+    tiny_runs.fit(tiny_runs.config(tiny_runs.write_text(tmp_path)), tmp_path / "run")
+    ask(tmp_path / "run", "curves", out=str(tmp_path / "c.svg"))
+    _, *lines, picture = capsys.readouterr().out.splitlines()
+    figures = runs.summary(tmp_path / "run")
+    told = {line.rsplit(None, 1)[0]: line.rsplit(None, 1)[1] for line in lines}
+    assert told["val, exact, step 23"] == f"{figures['final_val_nats']:.4f}"
+    assert told["count bigram"] == f"{figures['count_bigram_val_nats']:.4f}"
+    assert {"ln V", "unigram", "train, exact, step 23"} <= set(told)
+    assert b"<svg" in (tmp_path / "c.svg").read_bytes() and "c.svg" in picture
+
+
+def test_help_is_quick_and_shows_the_pictures():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "gptjax.look", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "attention" in done.stdout and "--layer" in done.stdout
+    heavy = {"jax", "matplotlib", "flax", "starlette"}
+    assert not heavy & {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}

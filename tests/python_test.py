@@ -30,7 +30,7 @@ def test_the_package_shows_its_api_alone_and_is_imported_without_jax():
     code = "import gptjax, sys; print(dir(gptjax), {'jax', 'flax', 'absl'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == f"{sorted(gptjax.__all__)} set()\n", done.stderr
-    assert set(gptjax.__all__) == {"UserError", "__version__", "generate", "load", "train"}
+    assert set(gptjax.__all__) == {"UserError", "__version__", "generate", "load", "show", "train"}
     for name in gptjax.__all__:
         assert getattr(gptjax, name)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gptjax import report
 from gptjax.checkpoints import run
 from gptjax.config import files, parse
 from gptjax.monitoring import console
@@ -91,9 +92,16 @@ def test_the_last_lines_are_made_of_the_figures_that_they_show(exp, tmp_path, mo
     lines = printed(lambda t: summary.last_page(exp, tmp_path, t, figures))
     expected = exp.config.expected
     lines += printed(lambda t: summary.write_last_page(exp, tmp_path, t, figures, expected))
+    monkeypatch.setattr(report.OfTraining, "_write", lambda page: None)
+    lines += printed(lambda t: write_page(exp, tmp_path, t))
     lines = [line.replace(str(tmp_path), "runs/gpt-small") for line in lines]
     assert TRANSCRIPT.splitlines()[-len(lines) :] == lines
     assert (tmp_path / run.SUMMARY).exists() and console.duration(59.4) == "59 s"
+
+
+def write_page(exp, folder, terminal):
+    with report.OfTraining(exp, folder, folder, terminal) as page:
+        page.write()
 
 
 ROWS = [row.split("|")[1:-1] for row in README.splitlines() if row.startswith("| `configs/")]

@@ -227,7 +227,8 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     load = Load(args.workdir)
-    print(f"listens after {load.listens_after:.1f} s, open after {load.opened_after:.1f} s")
+    said = f"listens after {load.listens_after:.1f} s, open after {load.opened_after:.1f} s"
+    print(said, flush=True)
     try:
         load.clients(args.clients, min(args.seconds, 10), args.seed)  # all programs are compiled
         before = load.memory_mb()

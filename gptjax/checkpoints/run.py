@@ -58,6 +58,7 @@ class Run:
     notices: tuple[str, ...] = ()
     val_nats: float | None = None  # over the whole split, where summary.json has it of this step
     start: dict[str, Any] | None = None  # the run it began with: see ``checkpoints/start.py``
+    folder: Path | None = None  # where it was opened; None of a run that was put together by hand
 
     def __repr__(self) -> str:
         facts = self.facts()
@@ -210,7 +211,7 @@ def open_run(workdir: Path, which: str | int = "best") -> Run:
     found = store.restore(workdir, which, {"params": jax.eval_shape(init)}, only_params=True)
     saved = understand(workdir, found.meta)  # of an earlier step, if the last is damaged
     of_step, params = exact_val_nats(workdir), lora.merge(found.tree["params"], config)
-    facts = saved.data, tuple(found.notices), of_step.get(found.step), saved.start
+    facts = saved.data, tuple(found.notices), of_step.get(found.step), saved.start, workdir
     return Run(saved.config, tok, model, params, found.step, *facts)
 
 

@@ -5,6 +5,7 @@ In: a model. Out: FLOPs per token, counted in the program JAX traces; nothing is
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
+@functools.lru_cache(maxsize=4)  # traced once: whoever asks anew waits a sixth of a second
 def forward_flops_per_token(model: nn.Module) -> float:
     """FLOPs of predicting one token, the attention over a row of block_size tokens included.
 

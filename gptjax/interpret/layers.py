@@ -139,12 +139,12 @@ def of_text(run: Run, text: str) -> Batch | None:
     return Batch(*(array[0] for array in drawn))
 
 
-def at_checkpoint(run: Run, workdir: Path, batch: Batch) -> Layers:
+def at_checkpoint(run: Run, workdir: Path | None, batch: Batch) -> Layers:
     """``measure`` of a run's checkpoint, with the memory that its optimizer had at that step."""
     config, rate = run.config, 0.0
     tuning = Tuning(config.train.trainable, config.model)
     try:
-        if run.data is None:
+        if workdir is None or run.data is None:
             raise UserError(
                 "this model was not trained here, and nothing is known of its optimizer"
             )

@@ -9,7 +9,7 @@ K tokens shown, V vocabulary, C channels, T places.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,19 @@ class Counts(NamedTuple):
     pairs: np.ndarray
     first: np.ndarray
     add: float
+
+
+class Followers(NamedTuple):
+    """P(next | one token and nothing before it), of the model and of the count bigram.
+
+    ``p_RxK``: row tokens ``ids_R``, then ``ids_K``. ``counted_RxK``: None without a corpus. Rows do
+    not add up to 1 where the vocabulary has other tokens than these K.
+    """
+
+    ids_R: np.ndarray
+    ids_K: np.ndarray
+    p_RxK: np.ndarray
+    counted_RxK: np.ndarray | None
 
 
 def frequent(
@@ -139,6 +152,31 @@ def counts(splits: Mapping[str, Split], vocab_size: int, ids_K: np.ndarray) -> C
     at = np.minimum(np.searchsorted(bigram.pairs, cells), len(bigram.pairs) - 1)
     pairs = np.where(bigram.pairs[at] == cells, bigram.n_pairs[at], 0)
     return Counts(pairs, bigram.n_first[ids_K], bigram.add)
+
+
+def followers(
+    run: Run, splits: Mapping[str, Split] | None, words: Sequence[str] = (), n: int = 0
+) -> Followers:
+    """What comes after each of these tokens alone, and how often it did in the train split.
+
+    Without ``words`` after the n most frequent (``IN_TABLE`` at most, also where n is 0);
+    what may follow are these. Raises:
+      UserError: an unknown token, or a model that looks at more than one.
+    """
+    asked, V = probe.find(run, words), run.tokenizer.vocab_size
+    run.require_next("say what follows a token")
+    common = frequent(run.tokenizer, splits, list(range(V)), n or IN_TABLE)
+    ids_K = np.union1d(common, np.array(asked, np.int64))
+    p_KxK = after_each(run, ids_K)
+    if p_KxK is None:
+        kind, size = run.config.model.kind, run.model.block_size
+        raise UserError(f"this {kind} looks at {size} tokens, and has no table of pairs: ask next")
+    at_R = np.searchsorted(ids_K, asked) if asked else np.arange(len(ids_K))
+    if splits is None:
+        return Followers(ids_K[at_R], ids_K, p_KxK[at_R], None)
+    pairs, first, add = counts(splits, V, ids_K)
+    counted = (pairs + add) / (first[:, None] + add * V)
+    return Followers(ids_K[at_R], ids_K, p_KxK[at_R], counted[at_R])
 
 
 def plane(run: Run, ids_K: np.ndarray) -> tuple[np.ndarray, float]:

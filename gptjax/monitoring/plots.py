@@ -1,12 +1,9 @@
 """Pictures: the loss curves of runs beside their baselines, and embeddings on a plane.
 
-In: the records of ``metrics.jsonl``; points. Out: figures, and PNG files of them. The only file
-that knows matplotlib, imported where it is used; without it there is a note and no picture.
+In: the records of ``metrics.jsonl``; points. Out: figures, and files of them.
 """
 
-import io
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,20 +13,16 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import harmless
-from gptjax.processes import cluster
-from gptjax.runtime.atomic_files import write_whole
+from gptjax.monitoring import pictures
+from gptjax.monitoring.pictures import BESIDE, GREY, INK, LIGHT, PALETTE, bare, blank, heading
 
 BATCHES, TRAIN, VAL = "batches", "train", "val"
-# Okabe and Ito's palette: told apart by the colour-blind, and in grey.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#8C510A")
-_KNOWN = {BATCHES: "#7FB8D8", TRAIN: _PALETTE[0], VAL: _PALETTE[1]}
-_INK, _GREY, _LIGHT = "#222222", "#666666", "#E6E6E6"
+_KNOWN = {BATCHES: "#7FB8D8", TRAIN: PALETTE[0], VAL: PALETTE[1]}
 # Where a name may stand beside its point: 1/72 inch to the right and up, and its alignment.
 _SIDES = [(4, 2, "left", "bottom"), (4, -2, "left", "top"), (-4, 2, "right", "bottom")]
 _SIDES += [(-4, -2, "right", "top"), (0, 4, "center", "bottom"), (0, -4, "center", "top")]
 _ROUND = (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _LINE_OF_TEXT = 0.055  # of the height of a loss figure
-_BESIDE = {"textcoords": "offset points", "parse_math": False}  # of a text beside a point
 _MARGIN = ("axes fraction", "data")  # of a point in the right margin
 # Nats: an axis is log(loss - floor), its floor so far below the lowest loss. What is learnt late
 # has room, and the first losses are still in view.
@@ -63,6 +56,14 @@ def curves_of(
         if points := sorted(point for point in numbers if math.isfinite(point[1])):
             curves.append(Curve(label, *zip(*points, strict=True), exact.get(label, ())))
     return curves
+
+
+def exact_of(figures: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
+    """The ``exact`` of ``curves_of``, from the figures of a summary.json."""
+    exact = {name: [(figures["steps"], figures[f"final_{name}_nats"])] for name in (TRAIN, VAL)}
+    if figures["best_step"] != figures["steps"]:
+        exact[VAL].insert(0, (figures["best_step"], figures["best_val_nats"]))
+    return exact
 
 
 def smooth(nats: Sequence[float], width: int) -> np.ndarray:
@@ -135,28 +136,40 @@ def loss_figure(
     Returns a matplotlib figure of 8 x 4.8 inches (1200 x 720 pixels), of two parts 8 x 9.6;
     ImportError where matplotlib is not installed.
     """
-    figure, (axes, *below) = _page(2 if bought else 1, 4.8)
+    figure = blank(8, 9.6 if bought else 4.8)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
-    _title(axes, title, _EXACT if any(curve.exact for curve in curves) else "Estimates")
+    axes, *below = figure.subplots(2 if bought else 1, squeeze=False)[:, 0]
+    draw_losses(axes, curves, lines, title)
+    steps_axis(axes, max(1, *(max(curve.steps) for curve in curves)))
+    if bought:
+        bare(below[0])
+        _draw_steps(below[0], bought, lines)
+    return figure
+
+
+def draw_losses(axes: Any, curves: Sequence[Curve], lines: Mapping[str, float], title: str) -> None:
+    """Draw the first part of ``loss_figure``, but for the axis of steps."""
+    bare(axes)
+    heading(axes, title, _EXACT if any(curve.exact for curve in curves) else "Estimates")
     place = _loss_axis(axes, *limits(curves, list(lines.values())))
     labels = []  # (nats, text, colour)
     for label, nats in lines.items():
-        axes.axhline(nats, color=_GREY, linewidth=1.2, dashes=(5, 3), zorder=1)
-        labels.append((nats, f"{label} {nats:.4f}", _GREY))
+        axes.axhline(nats, color=GREY, linewidth=1.2, dashes=(5, 3), zorder=1)
+        labels.append((nats, f"{label} {nats:.4f}", GREY))
     for i, curve in enumerate(curves):
-        color = _KNOWN.get(curve.label, _PALETTE[i % len(_PALETTE)])
+        color = _KNOWN.get(curve.label, PALETTE[i % len(PALETTE)])
         labels.append((*_draw_curve(axes, curve, color), color))
     _name_ends(axes, labels, place)
-    steps = max(1, *(max(curve.steps) for curve in curves))
+
+
+def steps_axis(axes: Any, steps: int) -> None:
+    """Make the horizontal axis that of a run of so many steps."""
     # Beyond 0 and the last step, so that the points at both ends stay whole.
     axes.set_xlim(-0.01 * steps, 1.01 * steps)
-    axes.set_xlabel("step", color=_GREY)
+    axes.set_xlabel("step", color=GREY)
     axes.locator_params("x", nbins=10, steps=[1, 2, 2.5, 5, 10], integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.spines["bottom"].set(visible=True, color=_GREY)
-    if bought:
-        _draw_steps(below[0], bought, lines)
-    return figure
+    axes.spines["bottom"].set(visible=True, color=GREY)
 
 
 def plane_figure(
@@ -170,18 +183,19 @@ def plane_figure(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure, (axes,) = _page(1, 8)
-    below = _title(axes, title, what)
-    axes.scatter(points_Nx2[:, 0], points_Nx2[:, 1], s=10, color=_PALETTE[0], linewidths=0)
+    figure = blank(8, 8)
+    axes = bare(figure.subplots())
+    below = heading(axes, title, what)
+    axes.scatter(points_Nx2[:, 0], points_Nx2[:, 1], s=10, color=PALETTE[0], linewidths=0)
     axes.margins(0.08)
-    axes.grid(color=_LIGHT, linewidth=0.8)
+    axes.grid(color=LIGHT, linewidth=0.8)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # the axes have their place now: what a text takes of it is known
     figure.set_layout_engine("none")
     points, page = axes.transData.transform(points_Nx2), figure.bbox
     size, taken = 11 if len(labels) <= 40 else 8, []
     for label, point in zip(labels, points_Nx2, strict=True):
-        text = axes.annotate(harmless(label), point, (0, 0), color=_INK, fontsize=size, **_BESIDE)
+        text = axes.annotate(harmless(label), point, (0, 0), color=INK, fontsize=size, **BESIDE)
         free = []  # sides where it overprints no name, and how many points it covers there
         for side in _SIDES:
             _put(text, *side)
@@ -200,24 +214,6 @@ def plane_figure(
     return figure, named
 
 
-def write_png(path: Path, draw: Callable[[], Any]) -> str:
-    """Write the figure that ``draw`` makes as a PNG; returns "", or why there is no picture."""
-    if not cluster.is_first():
-        return ""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError:
-        return f"no {path.name}: matplotlib is not installed (pip install matplotlib)"
-    png = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):  # a title in a script that the font lacks
-        FigureCanvasAgg(draw()).print_png(png, metadata={"Software": None})
-    try:
-        write_whole(path, png.getvalue())
-    except OSError as error:
-        return f"no {path.name}: {path} cannot be written ({error.strerror})"
-    return ""
-
-
 def plane(
     path: Path, points_Nx2: np.ndarray, labels: Sequence[str], title: str, what: str
 ) -> tuple[str, str]:
@@ -228,14 +224,14 @@ def plane(
         figure, named[0] = plane_figure(points_Nx2, labels, title, what)
         return figure
 
-    return write_png(path, draw), named[0]
+    return pictures.write(path, draw), named[0]
 
 
 def loss_curves(path: Path, curves: Sequence[Curve], lines: Mapping[str, float], title: str) -> str:
     """Write the picture of ``loss_figure``; returns "", or why there is no picture."""
     if not curves:
         return f"no {path.name}: no losses were recorded"
-    return write_png(path, lambda: loss_figure(curves, lines, title))
+    return pictures.write(path, lambda: loss_figure(curves, lines, title))
 
 
 def compare_curves(
@@ -250,34 +246,11 @@ def compare_curves(
     low, high = limits(curves, [])
     near = {n: nats for n, nats in lines.items() if low - 0.2 <= nats <= high}
     title = f"Val loss of {len(curves)} run{'s' if len(curves) > 1 else ''}"
-    return write_png(path, lambda: loss_figure(curves, near, title, bought))
-
-
-def _page(parts: int, height: float) -> tuple[Any, list[Any]]:
-    """An empty figure of parts 8 x ``height`` inches at 150 dpi, and their axes without frames."""
-    from matplotlib.figure import Figure
-
-    size = (8, height * parts)
-    figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
-    found = list(figure.subplots(parts, squeeze=False)[:, 0])
-    for axes in found:
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, colors=_GREY)
-        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    return figure, found
+    return pictures.write(path, lambda: loss_figure(curves, near, title, bought))
 
 
 def _put(text: Any, x: float, y: float, ha: str, va: str) -> None:
     text.set(position=(x, y), ha=ha, va=va)
-
-
-def _title(axes: Any, title: str, what: str) -> Any:
-    """Write what the picture is of, and below it in small what is shown; returns the latter."""
-    style = {"loc": "left", "parse_math": False}
-    axes.set_title(harmless(title), color=_INK, fontweight="bold", pad=22, **style)
-    return axes.annotate(
-        harmless(what), (0, 1), (0, 8), "axes fraction", color=_GREY, fontsize=9, **_BESIDE
-    )
 
 
 def _loss_axis(axes: Any, low: float, high: float) -> Callable[[float], float]:
@@ -301,8 +274,8 @@ def _loss_axis(axes: Any, low: float, high: float) -> Callable[[float], float]:
     axes.set_yticks(ticks(float(inverse(bottom)), float(inverse(top)), place, 0.06))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.set_ylabel("loss, nats per token (low values stretched)", color=_GREY)
-    axes.grid(axis="y", color=_LIGHT, linewidth=0.8)
+    axes.set_ylabel("loss, nats per token (low values stretched)", color=GREY)
+    axes.grid(axis="y", color=LIGHT, linewidth=0.8)
     return place
 
 
@@ -348,7 +321,7 @@ def _draw_curve(axes: Any, curve: Curve, color: str) -> tuple[float, str]:
         axes.plot(*point, "D", color=color, markeredgecolor="white", markersize=7, zorder=4)
     for best in curve.exact[:-1]:
         axes.annotate(
-            f"best checkpoint {best[1]:.4f}", best, (0, 9), color=color, ha="center", **_BESIDE
+            f"best checkpoint {best[1]:.4f}", best, (0, 9), color=color, ha="center", **BESIDE
         )
     if not curve.exact:
         return float(curve.nats[-1]), f"{curve.label} (estimate) {curve.nats[-1]:.4f}"
@@ -360,24 +333,24 @@ def _draw_curve(axes: Any, curve: Curve, color: str) -> tuple[float, str]:
 
 def _draw_steps(axes: Any, bought: Mapping[str, float], lines: Mapping[str, float]) -> None:
     """Draw exact losses side by side, and between two of them what the second one changed."""
-    _title(axes, "What each idea bought", "Exact val loss, nats per token, and its change")
+    heading(axes, "What each idea bought", "Exact val loss, nats per token, and its change")
     losses = list(bought.values())
     for name, nats in lines.items():
         if min(losses) - 0.1 <= nats <= max(losses) + 0.1:
-            axes.axhline(nats, color=_GREY, linewidth=1.2, dashes=(5, 3), zorder=1)
-            axes.annotate(f"{name} {nats:.4f}", (1, nats), (7, 0), _MARGIN, color=_GREY, **_BESIDE)
+            axes.axhline(nats, color=GREY, linewidth=1.2, dashes=(5, 3), zorder=1)
+            axes.annotate(f"{name} {nats:.4f}", (1, nats), (7, 0), _MARGIN, color=GREY, **BESIDE)
     for i, nats in enumerate(losses):
-        color = _PALETTE[i % len(_PALETTE)]
+        color = PALETTE[i % len(PALETTE)]
         axes.plot([i - 0.36, i + 0.36], [nats, nats], color=color, linewidth=3)
-        axes.annotate(f"{nats:.4f}", (i, nats), (0, 5), color=color, ha="center", **_BESIDE)
+        axes.annotate(f"{nats:.4f}", (i, nats), (0, 5), color=color, ha="center", **BESIDE)
     for i, (before, after) in enumerate(pairwise(losses)):
-        arrow = {"arrowstyle": "->", "color": _INK, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
-        axes.plot([i + 0.36, i + 0.5], [before, before], color=_GREY, linewidth=0.8)
+        arrow = {"arrowstyle": "->", "color": INK, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+        axes.plot([i + 0.36, i + 0.5], [before, before], color=GREY, linewidth=0.8)
         axes.annotate("", (i + 0.5, after), (i + 0.5, before), arrowprops=arrow)
         said, size = f"{after - before:+.4f}".replace("-", "−"), {"ha": "center", "va": "top"}
-        axes.annotate(said, (i + 1, after), (0, -5), color=_INK, **size, **_BESIDE)
+        axes.annotate(said, (i + 1, after), (0, -5), color=INK, **size, **BESIDE)
     axes.set_xticks(range(len(losses)), [harmless(name) for name in bought])
     axes.set_xlim(-0.6, len(losses) - 0.4)
-    axes.set_ylabel("loss, nats per token", color=_GREY)
+    axes.set_ylabel("loss, nats per token", color=GREY)
     axes.margins(y=0.12)
-    axes.grid(axis="y", color=_LIGHT, linewidth=0.8)
+    axes.grid(axis="y", color=LIGHT, linewidth=0.8)

@@ -83,11 +83,9 @@ class Guard:
                 await self.app(scope, receive, with_headers)
         except Refusal as refusal:
             await refuse(refusal, with_headers)
-        except TimeoutError:  # of a client that does not read: what it waits for has ended already
+        except TimeoutError:  # where it has begun, uvicorn closes what a client does not read
             if not began:
                 await refuse(Refusal(503, f"not done after {self.seconds:.0f} s"), with_headers)
-            else:
-                raise
 
     def _check(self, scope: Any) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}

@@ -1,10 +1,12 @@
 """What the page asks while somebody types: addresses of its own, below /api.
 
 In: the ``Server`` of app.py. Out: its routes. Texts themselves are written by ``/v1/completions``;
-here are the next token's bars, the look inside of a text, and whether it is copied.
+here are the next token's bars, the look inside of a text, and whether it is copied. A text that a
+run cannot read is no wrong question, while somebody types: the answer is {"problem": one line}.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from gptjax.serving.models import Served
 
 SHOWN, MOST_SHOWN = 12, 1000  # tokens of an answer
 MOST_TOKENS = 20_000  # of a text that is asked about: the page sends it at every key
+PATIENCE_S = 60.0  # for a run to be opened
 
 
 def _is_number(value: Any) -> bool:
@@ -87,7 +90,10 @@ class Playground:
             if one.id not in self._asked:
                 self._asked[one.id] = Asked(one.run)
             asked = self._asked[one.id]
-            ids_T = _context(one.run, said)
+            try:
+                ids_T = _context(one.run, said)
+            except UserError as error:
+                return {"problem": str(error)}
             found = asked.next_token(ids_T, asked.sampler(**rules), said.get("n", SHOWN))
             # As a prompt that goes on from here: what stands before an item is none of it.
             return {"ids": ids_T[1 if one.run.items else 0 :].tolist(), **found}
@@ -95,10 +101,14 @@ class Playground:
         return json_response(await self._server.ask(request, answer))
 
     async def page(self, request: Request) -> Response:
-        """The data of the page's other panels: of the first run, made once."""
-        one = self._server.served[0]
-        if one.run is None:
-            self._server.find(one.id)  # refuses: it is still being opened
+        """The data of the page's other panels: of the first run, made once.
+
+        Who asks before it is open waits a while: a browser would complain of a refusal.
+        """
+        one, until = self._server.served[0], time.monotonic() + PATIENCE_S
+        while one.run is None and time.monotonic() < until:
+            await asyncio.sleep(0.1)
+        self._server.find(one.id)  # refuses: it is still being opened
         if self._page is None:
             self._page = asyncio.ensure_future(self._look(one))
         return Response(await asyncio.shield(self._page), media_type="application/json")
@@ -125,7 +135,10 @@ class Playground:
             text = _text(one.run, said)
             if not text:
                 raise Refusal(400, "text is empty: type something to look inside of", "text")
-            return {"text": text_data.inspect(one.run, context, text)}
+            try:
+                return {"text": text_data.inspect(one.run, context, text)}
+            except UserError as error:
+                return {"problem": str(error)}
 
         return json_response(await self._server.ask(request, look))
 

@@ -278,10 +278,7 @@ def write_last_page(
     band = expected.get(exp.corpus.name)
     figures["verdict"], ok = verdict(exp, figures, band, no_band)
     metrics.write_json(workdir / run.SUMMARY, figures)
-    exact = {name: [(figures["steps"], figures[f"final_{name}_nats"])] for name in ("train", "val")}
-    if figures["best_step"] != figures["steps"]:
-        exact["val"].insert(0, (figures["best_step"], figures["best_val_nats"]))
-    curves = plots.curves_of(metrics.read(workdir / run.METRICS), exact)
+    curves = plots.curves_of(metrics.read(workdir / run.METRICS), plots.exact_of(figures))
     baseline = {"count bigram": figures["count_bigram_val_nats"]}
     title = f"{exp.config.name} on {exp.corpus.name}: loss while training"
     with terminal.doing(f"drawing {run.CURVE}"):

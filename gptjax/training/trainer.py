@@ -41,9 +41,8 @@ def fit(
     """Train, evaluate, save and report one run, from wherever the folder has it.
 
     ``no_band``: settings for which ``config.expected`` need not hold, and then it is not saved
-    either. ``explicit``: those that were set by hand. ``beside`` makes a ``with`` around the steps
-    of the first process; what it gives has a ``write``, called when all is done, or is None.
-    Returns the contents of summary.json.
+    either. ``explicit``: those that were set by hand. ``beside``: a ``with`` around the first
+    process's steps; what it gives is None or has a ``write``, called last. Returns summary.json.
 
     Raises:
       UserError: the settings do not fit the data, the folder holds another run, the loss is not

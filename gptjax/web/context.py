@@ -28,13 +28,14 @@ SEED = 1337  # of what is drawn for a page
 class Context:
     """What the panels of a page have in common.
 
+    ``workdir`` is None of a run without a folder, of which only the model is known.
     ``text`` is what the text panel shows, ``text_from`` where it comes from: "user", "val",
     "sample". ``splits`` and ``corpus`` are None where the corpus is not there, for the reason
     ``no_corpus``. ``records``: of metrics.jsonl; ``summary``, ``record``: summary.json, run.json.
     ``n_checkpoints`` share the room of a page; in ``kept`` a panel keeps what it needs again.
     """
 
-    workdir: Path
+    workdir: Path | None
     text: str
     text_from: str
     corpus: Corpus | None = None
@@ -49,23 +50,26 @@ class Context:
 
 def of_run(
     run: Run,
-    workdir: Path,
+    workdir: Path | None = None,
     text: str = "",
     known: tuple[Corpus, Mapping[str, Split]] | None = None,
 ) -> Context:
     """The context of a run in a folder; ``text``: the user's, and ``known``: the corpus, if read.
 
+    ``workdir`` None: the folder where the run was opened, if it was.
+
     UserError: a text with a token that the run does not know.
     """
     corpus, splits, why = None, None, ""
+    workdir = workdir or run.folder
     try:
-        corpus, splits = known or _read(run, workdir)
+        corpus, splits = known or _read(run, workdir or Path(run.config.name))
     except UserError as error:
         why = str(error)
-    records = metrics.read(workdir / runs.METRICS)
+    records = metrics.read(workdir / runs.METRICS) if workdir else []
     shown, source = (text, "user") if text else _own_text(run, corpus, splits, records)
     run.tokenizer.encode(shown)  # what it lacks is said before anything is computed
-    record = read_json(workdir / runs.RECORD, runs.JSON_LIMIT)
+    record = read_json(workdir / runs.RECORD, runs.JSON_LIMIT) if workdir else None
     return Context(
         workdir=workdir,
         text=shown,
@@ -74,7 +78,7 @@ def of_run(
         splits=splits,
         no_corpus=why,
         records=records,
-        summary=runs.summary(workdir),
+        summary=runs.summary(workdir) if workdir else None,
         record=record if isinstance(record, dict) else None,
     )
 

@@ -1,26 +1,33 @@
 """One HTML file of a page's data: its styles, scripts and words are within it, no link leads out.
 
-In: the data of ``payload``. Out: the text of the file. The scripts of ``assets/js`` are modules
-that import each other; here they become one, for a module in a file cannot name another one.
+In: the data of ``payload``. Out: the text of the file, which a notebook can show too. The scripts
+of ``assets/js`` are modules that import each other; here they become one, for a module in a file
+cannot name another one.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import html
 import json
+import os
 import re
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
+from gptjax.errors import UserError
 from gptjax.monitoring.metrics import plain
+from gptjax.runtime.atomic_files import write_whole
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "(\./|\.\./)([\w/]+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|const|class|let) )", re.MULTILINE)
+_HEIGHT = 780  # pixels of the page within a notebook: what a screen has below its head
 # Of the server the page may ask its own address; of a file nobody.
 _ASKS = {False: "'none'", True: "'self'"}
 
@@ -87,6 +94,39 @@ def html_page(data: Mapping[str, Any] | None, title: str, live: bool = False) ->
         "script": code,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read("page.html"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The page of a run: a notebook shows it below the cell that it ends."""
+
+    name: str
+    html: str  # of ``html_page``
+
+    def _repr_html_(self) -> str:
+        # A frame of its own: neither its styles nor its scripts meet the notebook's.
+        source = self.html.replace("&", "&amp;").replace("'", "&#39;")
+        title = self.name.replace("&", "&amp;").replace('"', "&quot;")
+        style = f"width: 100%; height: {_HEIGHT}px; border: 0; resize: vertical"
+        return (
+            f'<iframe title="{title}" style="{style}" sandbox="allow-scripts" '
+            f"srcdoc='{source}'></iframe>"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<the page of {self.name}, {len(self.html) / 1e6:.1f} MB: a notebook shows it where a "
+            'cell ends with it; elsewhere .save("page.html") writes it for a browser>'
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page as a file that any browser opens; returns its path."""
+        path = Path(os.path.expanduser(path))
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name a file, such as {path / 'page.html'}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.html.encode())
+        return path
 
 
 def _as_json(value: Any) -> str:

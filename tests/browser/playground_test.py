@@ -197,7 +197,7 @@ def test_writing_is_stopped(playground):
 
 def test_runs_stand_side_by_side(playground, served, values):
     runs = served[1]
-    playground.get_by_label("bigram").check()
+    playground.check("#playground-run-bigram")
     playground.wait_for_selector("[data-run=bigram] button.next-row")
     playground.locator("#playground-prompt").fill("gab")
     for name in runs:
@@ -208,7 +208,7 @@ def test_runs_stand_side_by_side(playground, served, values):
     for name, run in runs.items():
         [sample] = run.generate("gab", max_new_tokens=11, temperature=1.0, seed=SEED)
         assert ids(playground, name) == [*sample.ids]
-    playground.get_by_label("bigram").uncheck()
+    playground.uncheck("#playground-run-bigram")
     assert playground.locator(".playground-column").count() == 1
 
 
@@ -258,7 +258,7 @@ def test_a_mistake_is_said_in_one_line_and_goes(playground):
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(open_page, served, axe, size, dark):
     page = begin(open_page, served, size, dark)
-    page.get_by_label("bigram").check()
+    page.check("#playground-run-bigram")
     page.wait_for_selector("[data-run=bigram] button.next-row")
     page.locator("#playground-prompt").fill("abc defg"[:3] * 30)
     press(page, "Write")

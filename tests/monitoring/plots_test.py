@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptjax.monitoring import plots
+from gptjax.monitoring import pictures, plots
 from gptjax.processes import cluster
 
 LINES = {"count bigram": 2.4819}
@@ -170,7 +170,7 @@ def test_what_each_idea_bought_is_drawn_below_the_curves():
 def test_a_picture_of_several_runs_leaves_out_baselines_that_none_comes_near(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "loss_figure", lambda *given: drawn.append(given))
-    monkeypatch.setattr(plots, "write_png", lambda path, draw: draw() or "")
+    monkeypatch.setattr(pictures, "write", lambda path, draw: draw() or "")
     curves = [plots.Curve("a", (0, 9), (3.0, 2.5), [(9, 2.5)])]
     lines = {"uniform": 4.2, "unigram": 2.9, "count bigram": 2.45}
     plots.compare_curves(tmp_path / "x.png", curves, lines, {})
@@ -211,7 +211,7 @@ def test_only_the_first_of_several_processes_draws(tmp_path, monkeypatch):
     def draw():
         pytest.fail("it was drawn")
 
-    assert plots.write_png(tmp_path / "loss.png", draw) == ""
+    assert pictures.write(tmp_path / "loss.png", draw) == ""
     assert plots.loss_curves(tmp_path / "loss.png", plots.curves_of(records()), LINES, "x") == ""
     assert os.listdir(tmp_path) == []
 

@@ -36,13 +36,13 @@ def choices_of(answer):
 
 
 def test_it_writes_what_generate_writes(openai, runs):
-    answer = openai.completions.create(model="gpt", prompt=["abc", "h"], seed=5)
-    expected = generated(runs["gpt"], ["abc", "h"], seed=5)
+    answer = openai.completions.create(model="table", prompt=["abc", "h"], seed=5)
+    expected = generated(runs["table"], ["abc", "h"], seed=5)
     assert [c.text for c in answer.choices] == [s.text for s in expected]
     assert [c.index for c in answer.choices] == [0, 1]
     assert {c.finish_reason for c in answer.choices} == {"length"}
     assert len({c.text for c in answer.choices}) == 2
-    assert answer.object == "text_completion" and answer.model == "gpt"
+    assert answer.object == "text_completion" and answer.model == "table"
     usage = answer.usage
     counts = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     assert counts == (4, 2 * 16, 4 + 2 * 16)
@@ -104,8 +104,8 @@ def test_a_character_comes_whole_or_not_yet(openai):
 
 
 def test_a_name_is_one_item_and_ends_with_it(openai, runs):
-    answer = openai.completions.create(model="names", prompt="ab", n=8, seed=3, max_tokens=40)
-    expected = generated(runs["names"], "ab", 8, seed=3, max_new_tokens=40)
+    answer = openai.completions.create(model="names", prompt="ab", n=4, seed=3, max_tokens=40)
+    expected = generated(runs["names"], "ab", 4, seed=3, max_new_tokens=40)
     assert [c.text for c in answer.choices] == [s.text for s in expected]
     assert (
         {c.finish_reason for c in answer.choices}
@@ -116,9 +116,9 @@ def test_a_name_is_one_item_and_ends_with_it(openai, runs):
 
 
 def test_tokens_are_a_prompt_as_their_text_is(openai, runs):
-    run, texts = runs["gpt"], ["abcab", "hg"]
+    run, texts = runs["table"], ["abcab", "hg"]
     ids = [run.tokenizer.encode(text).tolist() for text in texts]
-    how = {"model": "gpt", "seed": 8, "max_tokens": 13, "echo": True, "logprobs": 0}
+    how = {"model": "table", "seed": 8, "max_tokens": 13, "echo": True, "logprobs": 0}
     as_texts = openai.completions.create(prompt=texts, **how)
     assert choices_of(openai.completions.create(prompt=ids, **how)) == choices_of(as_texts)
     alone = openai.completions.create(prompt=ids[0], **how)
@@ -179,7 +179,7 @@ def test_the_first_letter_of_a_name_follows_an_end_and_has_a_chance(openai, runs
 
 
 def test_without_a_seed_the_answer_tells_the_one_it_had(openai):
-    how = {"model": "gpt", "prompt": "abc", "max_tokens": 30}
+    how = {"model": "table", "prompt": "abc", "max_tokens": 30}
     one, other = (openai.completions.create(**how) for _ in range(2))
     seeds = [int(a.system_fingerprint.rpartition(" ")[2]) for a in (one, other)]
     assert seeds[0] != seeds[1] and one.choices[0].text != other.choices[0].text
@@ -190,14 +190,14 @@ def test_without_a_seed_the_answer_tells_the_one_it_had(openai):
 
 
 def test_usage_of_a_stream_comes_last_when_it_is_asked_for(openai):
-    how = {"model": "gpt", "prompt": "abc", "max_tokens": 10, "stream": True}
+    how = {"model": "table", "prompt": "abc", "max_tokens": 10, "stream": True}
     chunks = list(openai.completions.create(stream_options={"include_usage": True}, **how))
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == 13
     assert all(chunk.choices and chunk.usage is None for chunk in chunks[:-1])
 
 
 def test_a_stream_is_server_sent_events_and_ends_with_done(live):
-    body = {"model": "gpt", "prompt": "a", "max_tokens": 20, "stream": True}
+    body = {"model": "table", "prompt": "a", "max_tokens": 20, "stream": True}
     answer = live.client.post("/v1/completions", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     *events, done, rest = answer.text.split("\n\n")
@@ -243,7 +243,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("body, param", REFUSED, ids=lambda x: x if isinstance(x, str) else "")
 def test_what_it_does_not_do_is_refused_by_name(body, param, live):
-    answer = live.client.post("/v1/completions", json={"model": "gpt"} | body)
+    answer = live.client.post("/v1/completions", json={"model": "table"} | body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
     assert error["type"] == "invalid_request_error" and "\n" not in error["message"]
@@ -253,17 +253,17 @@ def test_what_it_does_not_do_is_refused_by_name(body, param, live):
 def test_fields_that_change_nothing_are_taken(live):
     nothing = {"best_of": 2, "suffix": None, "logit_bias": {}, "presence_penalty": 0, "user": "me"}
     nothing |= {"frequency_penalty": 0.0, "logprobs": None, "stop": None, "top_k": None}
-    body = {"model": "gpt", "prompt": "ab", "n": 2, "seed": 1}
+    body = {"model": "table", "prompt": "ab", "n": 2, "seed": 1}
     plain = live.client.post("/v1/completions", json=body).json()
     answer = live.client.post("/v1/completions", json=body | nothing)
     assert answer.status_code == 200 and answer.json()["choices"] == plain["choices"]
 
 
 def test_no_prompt_begins_as_the_corpus_does(openai, runs):
-    answer = openai.completions.create(model="gpt", prompt="", seed=6)
-    assert answer.choices[0].text == generated(runs["gpt"], "", seed=6)[0].text
+    answer = openai.completions.create(model="table", prompt="", seed=6)
+    assert answer.choices[0].text == generated(runs["table"], "", seed=6)[0].text
     assert answer.usage.prompt_tokens == 0
-    assert openai.completions.create(model="gpt", prompt=[], seed=6).choices == answer.choices
+    assert openai.completions.create(model="table", prompt=[], seed=6).choices == answer.choices
 
 
 def test_rows_of_any_number_are_those_of_generate(openai, runs):

@@ -174,21 +174,32 @@ def test_what_cannot_be_asked_is_refused_by_name(ask, path, body, param):
     assert error["message"] and "\n" not in error["message"]
 
 
+def test_a_text_that_cannot_be_read_is_an_answer(ask):
+    for said, part in (
+        ({"run": "gpt", "text": "xyz"}, "'x'"),
+        ({"run": "gpt", "ids": [99]}, "99"),
+        ({"run": "names", "text": "a\nb"}, "line"),
+        ({"run": "gpt", "text": "a" * (playground.MOST_TOKENS + 1)}, "20,001"),
+    ):
+        found = ask("next", **said)
+        assert list(found) == ["problem"] and part in found["problem"]
+        assert "\n" not in found["problem"]
+    assert "'x'" in ask("inspect", run="gpt", text="xyz")["problem"]
+
+
 def test_other_refusals_are_one_line(ask):
     for status, body in (
-        (400, {"run": "gpt", "text": "xyz"}),  # no such characters
-        (400, {"run": "gpt", "ids": [99]}),
-        (400, {"run": "names", "text": "a\nb"}),
         (404, {"run": "other", "text": "a"}),
         (413, {"run": "gpt", "ids": [1] * (playground.MOST_TOKENS + 1)}),
-        (400, {"run": "gpt", "text": "a" * (playground.MOST_TOKENS + 1)}),
+        (413, {"run": "gpt", "text": "a" * (8 * playground.MOST_TOKENS + 1)}),
     ):
         answer = ask.client.post("/api/next", json=body)
         assert answer.status_code == status, answer.text
         assert "\n" not in answer.json()["error"]["message"]
 
 
-def test_runs_are_listed_before_they_are_open(runs):
+def test_runs_are_listed_before_they_are_open(runs, monkeypatch):
+    monkeypatch.setattr(playground, "PATIENCE_S", 0.3)
     waiting = Served("later", "runs/later")
     with serving([waiting, *as_served(runs)], more=playground.routes) as server:
         found = {one.pop("id"): one for one in server.client.get("/api/runs").json()["runs"]}

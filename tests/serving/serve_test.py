@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
 import pytest
+import random_runs
 import serve_load
 import tiny_runs
 
@@ -24,12 +26,11 @@ SLOW = 4  # how much slower than promised a machine with other work may be
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Two tiny runs."""
+def folders(tmp_path_factory, random_params):
+    """Two tiny runs, which learnt nothing."""
     folder = tmp_path_factory.mktemp("serve")
     text = tiny_runs.write_text(folder)
-    train = {"steps": 2, "eval_every": 2}
-    tiny_runs.fit(tiny_runs.config(text, train=train, sample={"max_new_tokens": 0}), folder / "one")
+    random_runs.save_random_runs(random_params, folder / "one", text, tiny_runs.config(text), [3])
     shutil.copytree(folder / "one", folder / "two")
     return folder
 
@@ -48,6 +49,11 @@ def started(*flags, **environment):
             yield process, line.split()[0]
         finally:
             process.kill()
+
+
+def ask(url):
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.get(url, timeout=60)
 
 
 def until_open(url):
@@ -70,6 +76,9 @@ def test_it_listens_at_once_and_ends_with_ctrl_c_whoever_reads(folders):
         body = {"model": "one", "prompt": "a", "max_tokens": 4096, "n": 100, "stream": True}
         with httpx.stream("POST", f"{url}v1/completions", json=body, timeout=60) as answer:
             assert next(answer.iter_lines()).startswith("data: ")
+            page = threading.Thread(target=ask, args=(f"{url}api/page",), daemon=True)
+            page.start()
+            time.sleep(0.3)  # it is looked for in the corpus, and compiled for
             process.send_signal(signal.SIGINT)
             began = time.monotonic()
             assert process.wait(END_S * SLOW) == 0
@@ -100,7 +109,7 @@ def test_in_colab_it_says_how_to_see_the_page_and_may_be_framed(folders):
 
 
 def test_under_load_nothing_is_mixed_up(folders, capsys, monkeypatch):
-    argv = [f"--workdir={folders / 'one'}", "--seconds=2", "--clients=3", "--reconnects=20"]
+    argv = [f"--workdir={folders / 'one'}", "--seconds=1", "--clients=3", "--reconnects=20"]
     monkeypatch.setattr(sys, "argv", ["serve_load.py", *argv])
     monkeypatch.setattr(serve_load, "END_S", END_S * SLOW)
     code = serve_load.main()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -101,3 +102,15 @@ def test_what_a_kind_cannot_hold_is_refused():
     for kind, array in (("unit", [1.01]), ("unit", [np.nan]), ("int", [-1]), ("other", [1])):
         with pytest.raises(ValueError):
             arrays.pack(array, kind)
+
+
+def test_a_frame_within_a_notebook_holds_the_whole_page():
+    evil = "<script>alert('&amp; \"no\"')</script>"
+    shown = page.Shown(evil, page.html_page({"name": evil}, evil))
+
+    found, parser = [], HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(shown._repr_html_())
+    ((tag, attributes),) = found
+    assert tag == "iframe" and attributes["sandbox"] == "allow-scripts"
+    assert attributes["srcdoc"] == shown.html and attributes["title"] == evil

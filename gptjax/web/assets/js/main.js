@@ -60,8 +60,20 @@ function mount(panels, page, { list, main }) {
   }
 }
 
+// Within a notebook the page has no address of its own: its links would lead to the notebook's.
+function followWithin(event) {
+  const link = event.target.closest('a[href^="#"]');
+  const target = link && document.getElementById(link.hash.slice(1));
+  if (!target || location.protocol !== "about:") return;
+  event.preventDefault();
+  target.tabIndex = -1;
+  target.scrollIntoView();
+  target.focus({ preventScroll: true });
+}
+
 // What the server has not yet computed comes later: the panels that need no checkpoint begin.
 async function begin() {
+  document.addEventListener("click", followWithin);
   const live = document.body.dataset.live === "yes" ? makeLive() : null;
   const page = makePage(JSON.parse(document.getElementById("data").textContent), live);
   const places = skeleton(page);

@@ -19,6 +19,7 @@ export function makeColumn(run, page, settings, say) {
   let [prompt, at, picked, marks] = ["", plant(), null, new Set()];
   let [writing, wanted, asking] = [null, 0, null];
   let tokens = null; // the text of each id
+  let reached = null; // the token that Tab goes to
 
   const name = (id) => tokens?.[id] ?? "";
   const fail = (error) => {
@@ -63,8 +64,12 @@ export function makeColumn(run, page, settings, say) {
         tokens ??= (await page.live.get(`api/vocabulary?run=${encodeURIComponent(run.id)}`)).tokens;
         const answer = await page.live.post("api/next", { run: run.id, n: BARS_SHOWN, ...context, ...settings.rules() });
         if (rootOf(node) !== rootOf(at)) continue; // of a prompt that is gone
+        problem.textContent = answer.problem ?? "";
+        if (answer.problem) {
+          show(next);
+          continue;
+        }
         if (!node.parent) node.ids = answer.ids;
-        problem.textContent = "";
         drawNext(answer, node, look);
       } catch (error) {
         if (asked !== wanted) continue;
@@ -129,10 +134,18 @@ export function makeColumn(run, page, settings, say) {
 
   function drawText() {
     const nodes = wayTo(at);
-    show(text, h("span", { class: "prompt" }, prompt), nodes.map(tokenButton));
-    rove(picked ? nodes.indexOf(picked) : nodes.length - 1);
+    const begun = prompt || nodes.length ? h("span", { class: "prompt" }, prompt) : h("span", { class: "note" }, t("playground.nothing_yet"));
+    show(text, begun);
+    drawMore(nodes);
+    if (picked) rove(text.querySelectorAll("button")[nodes.indexOf(picked)]);
+  }
+
+  // Tokens at the text's end; those before them stay as they are.
+  function drawMore(nodes) {
+    if (nodes.length) text.querySelector(".note")?.remove();
+    text.append(...nodes.flatMap(tokenButton));
+    rove(text.querySelector("button:last-of-type"));
     if (!picked) text.scrollTop = text.scrollHeight;
-    if (!nodes.length && !prompt) show(text, h("span", { class: "note" }, t("playground.nothing_yet")));
   }
 
   // White space stands as it is, for the text to be read; a line's end is seen as well.
@@ -146,19 +159,20 @@ export function makeColumn(run, page, settings, say) {
         "aria-label": /\S/.test(label) ? null : visible(label),
         "aria-pressed": String(node === picked),
         "data-id": String(node.id),
+        tabindex: "-1",
         onclick: () => (node === picked ? goTo(at) : goTo(at, node)),
       },
       label === "\n" ? visible(label) : label,
     );
     if (marks.has(node)) button.classList.add("copied");
-    return label === "\n" ? [button, "\n"] : button;
+    return label === "\n" ? [button, "\n"] : [button];
   }
 
   // One token of the text is reached by Tab, the others from it by arrows.
-  function rove(i) {
-    const buttons = [...text.querySelectorAll("button")];
-    buttons.forEach((button, j) => button.setAttribute("tabindex", i === j ? "0" : "-1"));
-    return buttons[i];
+  function rove(button) {
+    reached?.setAttribute("tabindex", "-1");
+    button?.setAttribute("tabindex", "0");
+    reached = button;
   }
 
   text.addEventListener("keydown", (event) => {
@@ -168,11 +182,14 @@ export function makeColumn(run, page, settings, say) {
     const to = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: last }[event.key];
     if (event.key === "Escape" && picked) goTo(at);
     else if (to === undefined || now < 0) return;
-    else rove(Math.min(Math.max(to, 0), last)).focus();
+    else {
+      rove(buttons[Math.min(Math.max(to, 0), last)]);
+      reached.focus();
+    }
     event.preventDefault();
   });
   // A click draws the text anew: what was clicked keeps the focus.
-  text.addEventListener("click", () => text.querySelector("[tabindex='0']")?.focus());
+  text.addEventListener("click", () => reached?.focus());
 
   function drawTree() {
     const root = rootOf(at);
@@ -186,18 +203,20 @@ export function makeColumn(run, page, settings, say) {
     await asking;
     const root = rootOf(at);
     if (writing || !root.ids) return;
-    if (picked) goTo(at);
+    goTo(at);
     const mine = new AbortController();
     writing = mine;
     changed();
     let [unsaid, saidAt] = ["", Date.now()];
-    const take_in = (piece) => {
+    const takeIn = (piece) => {
       if (piece.error) throw Object.assign(new Error(piece.error.message), { status: 500 });
       const [choice] = piece.choices;
       if (!choice || rootOf(at) !== root) return;
+      const begun = at;
       for (const id of choice.token_ids) at = grow(at, id);
+      drawMore(wayTo(at, begun));
+      refresh();
       unsaid += choice.text;
-      goTo(at);
       if (choice.finish_reason === "stop") show(copies, h("p", { class: "note" }, t("playground.ended")));
       if (Date.now() - saidAt > 2000) {
         say(unsaid);
@@ -206,12 +225,13 @@ export function makeColumn(run, page, settings, say) {
     };
     const body = { model: run.id, prompt: idsTo(at), max_tokens: n, stream: true, return_token_ids: true, seed: settings.seed() };
     try {
-      await page.live.events("v1/completions", { ...body, ...settings.rules() }, take_in, mine.signal);
+      await page.live.events("v1/completions", { ...body, ...settings.rules() }, takeIn, mine.signal);
       say(unsaid);
     } catch (error) {
       fail(error);
     } finally {
       if (writing === mine) writing = null;
+      drawTree();
       changed();
     }
   }
@@ -258,8 +278,10 @@ export function makeColumn(run, page, settings, say) {
   async function lookInside() {
     const context = at.parent ? { ids: idsTo(at) } : { text: prompt };
     try {
-      page.setText((await page.live.post("api/inspect", { run: run.id, ...context })).text);
-      problem.textContent = "";
+      const answer = await page.live.post("api/inspect", { run: run.id, ...context });
+      problem.textContent = answer.problem ?? "";
+      if (answer.problem) return;
+      page.setText(answer.text);
       say(t("playground.inside_done"));
       document.getElementById("text")?.scrollIntoView();
     } catch (error) {

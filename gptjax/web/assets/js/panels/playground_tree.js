@@ -20,11 +20,11 @@ export function grow(node, id) {
   return child;
 }
 
-// The nodes from the prompt (left out) to a node.
-export function wayTo(node) {
+// The nodes from the prompt, or from one of them, (left out) to a node.
+export function wayTo(node, from = null) {
   const nodes = [];
-  for (let at = node; at.parent; at = at.parent) nodes.unshift(at);
-  return nodes;
+  for (let at = node; at.parent && at !== from; at = at.parent) nodes.push(at);
+  return nodes.reverse();
 }
 
 export function rootOf(node) {
