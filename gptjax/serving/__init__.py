@@ -7,7 +7,6 @@
 - ``completion_request``: what may be asked of OpenAI's ``/v1/completions``
 - ``completions``: its answers, whole or piece by piece
 - ``scoring``: how likely each token of a text was, and what else might have come
-- ``next_token``: the distribution after a text, and what is copied of it
 - ``next_token``: what may come after a text, and whether a text is copied
 - ``playground``: what the page asks while somebody types
 
