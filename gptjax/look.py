@@ -25,8 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gptjax.cli import main as cli
 from gptjax.data.text_file import read_text
 from gptjax.errors import UserError
@@ -59,6 +57,8 @@ def visible(text: str) -> str:
 
 def look_next(run: Run, words: Sequence[str], args: Any) -> str:
     """The distribution after the context, or after each of its places."""
+    import numpy as np
+
     from gptjax.evaluation import probe
 
     seen, p_SxV = probe.next_tokens(run, " ".join(words))
@@ -117,6 +117,8 @@ def look_plane(run: Run, words: Sequence[str], args: Any) -> str:
 
 def look_attention(run: Run, words: Sequence[str], args: Any) -> str:
     """A line per head, with where it looks most; the matrices as a picture."""
+    import numpy as np
+
     from gptjax.interpret import figures, lens
 
     found = lens.attention(run, " ".join(words), args.layer, args.head)
@@ -182,6 +184,8 @@ def look_loss(run: Run, words: Sequence[str], args: Any) -> str:
 
 def look_table(run: Run, words: Sequence[str], args: Any) -> str:
     """What follows single tokens, beside how often it did in train; the table as a picture."""
+    import numpy as np
+
     from gptjax.interpret import figures, lens, tables
 
     splits, notes = train_of(run)

@@ -336,5 +336,5 @@ def test_help_is_quick_and_shows_the_pictures():
         text=True,
     )
     assert done.returncode == 0 and "attention" in done.stdout and "--layer" in done.stdout
-    heavy = {"jax", "matplotlib", "flax", "starlette"}
+    heavy = {"jax", "numpy", "matplotlib", "flax", "starlette"}
     assert not heavy & {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}

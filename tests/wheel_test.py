@@ -55,7 +55,8 @@ def use(wheel, tmp_path_factory):
 def test_every_file_of_the_package_travels_and_no_other(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    package = [path for path in ROOT.glob("gptjax/**/*") if path.suffix in (".py", ".typed")]
+    kinds = (".py", ".typed", ".html", ".css", ".js", ".json")
+    package = [path for path in ROOT.glob("gptjax/**/*") if path.suffix in kinds]
     ours = {path.relative_to(ROOT).as_posix() for path in [*package, *ROOT.glob("configs/*.py")]}
     assert names == {name.replace("configs/", "gptjax/configs/", 1) for name in ours}
     assert "gptjax/py.typed" in names and "gptjax/configs/gpt.py" in names

@@ -45,7 +45,7 @@ MOST_BANDS = 8  # of places of a lens, below each other
 _LENS_WIDTH, _TOKEN = 7.6, 8  # inches of the cells of a lens; characters of a token in a cell
 _FUTURE = "#EFEFEF"  # what the mask hides, and tokens without a number
 _LEAST_LINES = 7  # of a text: as high as its scale
-_TITLE_COLUMN = 0.084  # inches, of a character of what stands below a title
+_TITLE_COLUMN = 0.072  # inches, of a character of what stands below a title
 _MONO = {"family": "DejaVu Sans Mono", "parse_math": False}  # it comes with matplotlib
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,6 @@ from gptjax.data import dataset
 from gptjax.data.batching import Batch, get_batch, whole_split
 from gptjax.data.dataset import Split
 from gptjax.errors import UserError
-from gptjax.evaluation.flops import training_flops_per_token
 from gptjax.interpret.places import Place, Watched, places, plain
 from gptjax.training import optimizer
 from gptjax.training.train_step import TrainState, init_state, nats_of
@@ -116,22 +116,16 @@ class Layers(NamedTuple):
     no_updates: str = ""
 
 
-def draw(model: nn.Module, split: Split) -> Batch:
+def draw(run: Run, split: Split) -> Batch:
     """The batch to look at: a few rows of a split, drawn as evaluations draw them, always the same.
 
     About ``TOKENS`` predictions (B, T); fewer of a model for which they would take long.
     """
-    most = _most_tokens(model)
-    rows, T = max(1, most // split.window), split.window
-    if not split.lookback and most < split.window:
-        T = max(2, most)
-    batch = get_batch(split, rows, SEED, 0, "eval_train")
+    # Of each token, forward and back, a parameter is used in about three products.
+    most = max(2, min(TOKENS, int(FLOPS / (6 * run.n_parameters))))
+    batch = get_batch(split, max(1, most // split.window), SEED, 0, "eval_train")
+    T = split.window if split.lookback else min(split.window, most)
     return Batch(batch.x[:, : split.lookback + T], batch.y[:, :T], batch.w[:, :T])
-
-
-@functools.lru_cache(maxsize=2)
-def _most_tokens(model: nn.Module) -> int:
-    return min(TOKENS, int(FLOPS / max(1.0, training_flops_per_token(model))))
 
 
 def of_text(run: Run, text: str) -> Batch | None:
@@ -155,17 +149,23 @@ def at_checkpoint(run: Run, workdir: Path | None, batch: Batch) -> Layers:
                 "this model was not trained here, and nothing is known of its optimizer"
             )
         state = _state(run, workdir, tuning)
-        # Compiled as one: outside of jit each of its small operations would be, one by one.
-        rate = float(jax.jit(optimizer.schedule(config.optim, config.train.steps))(run.step))
+        rate = float(_schedule(config.optim, config.train.steps)(run.step))
         known = state.params, batch, state.opt_state, config.optim, rate, tuning
         return measure(run.model, *known)._replace(learning_rate=rate)
     except UserError as error:
         return measure(run.model, run.params, batch)._replace(no_updates=str(error))
 
 
+@functools.lru_cache(maxsize=2)
+def _schedule(optim: OptimConfig, steps: int) -> Callable:
+    # Compiled as one: outside of jit each of its small operations would be, one by one.
+    return jax.jit(optimizer.schedule(optim, steps))
+
+
 def _state(run: Run, workdir: Path, tuning: Tuning) -> TrainState:
     tx = optimizer.build(run.config.optim)
-    like = jax.eval_shape(lambda p: init_state(run.model, tx, 0, tuning, p), run.params)
+    # Of given parameters the shapes are found without a trace of the model.
+    like = jax.eval_shape(functools.partial(init_state, run.model, tx, 0, tuning), run.params)
     parts = {"params": like.params, "rest": like.replace(params=None)}
     tree = store.restore(workdir, run.step, parts).tree
     return tree["rest"].replace(params=tree["params"])

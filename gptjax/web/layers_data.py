@@ -46,7 +46,7 @@ def _batch(run: Run, ctx: Context) -> Batch | None:
     if run.config.model.kind == "ngram":  # counted, and not learnt by gradients
         return None
     if ctx.splits:
-        return layers.draw(run.model, ctx.splits["train"])
+        return layers.draw(run, ctx.splits["train"])
     return layers.of_text(run, ctx.text) if run.config.predicts_next else None
 
 

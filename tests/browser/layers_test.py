@@ -45,7 +45,7 @@ def test_all_numbers_are_those_of_python(made, open_page, values):
         page.locator("#time").focus()
         page.keyboard.press(key)
         run = open_run(workdir, step)
-        found = layers.at_checkpoint(run, workdir, layers.draw(run.model, split))
+        found = layers.at_checkpoint(run, workdir, layers.draw(run, split))
         for view, name in (("gradient", "their gradients"), ("values", "activations")):
             page.get_by_role("button", name=name, exact=True).click()
             shown = {k: float(v) for k, v in values(page).items() if k.startswith("layers.")}
@@ -57,7 +57,7 @@ def test_all_numbers_are_those_of_python(made, open_page, values):
 def test_the_panel_draws_each_place_each_matrix_and_time(made, open_page):
     workdir, split, file = made
     run, page = open_run(workdir), open_page(file)
-    found = layers.measure(run.model, run.params, layers.draw(run.model, split))
+    found = layers.measure(run.model, run.params, layers.draw(run, split))
     panel = page.locator("#layers")
     assert panel.locator("svg.histogram").count() == len(found.flows) == 5
     assert panel.locator("svg.ruler circle").count() == len(found.matrices) == 9

@@ -50,11 +50,11 @@ def test_a_matrix_of_attention_for_every_head_that_was_asked_for(run_of, flags):
 
 
 def test_places_are_numbered_where_their_tokens_have_no_room(run_of):
-    run = run_of("gpt", block_size=90)
+    run = run_of("gpt", block_size=60)
     many = words_of(figures.attention(run, TEXT * 2))
     assert "looked at: place" in many and "␣" not in many
     assert "␣" in words_of(figures.attention(run, TEXT, layer=1, head=1))
-    assert any(f"the last 90 of {2 * len(TEXT)} tokens" in text for text in many)
+    assert any(f"the last 60 of {2 * len(TEXT)} tokens" in text for text in many)
 
 
 def test_a_lens_shows_each_guess_and_frames_what_came(run_of):
@@ -78,20 +78,20 @@ def test_a_lens_shows_each_guess_and_frames_what_came(run_of):
 
 
 def test_a_long_lens_goes_on_below_and_says_where_it_begins(run_of, monkeypatch):
-    run = run_of("gpt", block_size=90)
+    run = run_of("gpt", block_size=60)
     found = lens.look_through(run, TEXT * 2)
     whole = figures.lens(run, TEXT * 2)
     bands, words = images(whole), words_of(whole)
-    assert any(f"the last 90 of {2 * len(TEXT)}" in text for text in words)
-    assert len(bands) == 3
+    assert any(f"the last 60 of {2 * len(TEXT)}" in text for text in words)
+    assert len(bands) == 2
     drawn = np.concatenate([np.asarray(band.get_array())[1:-1] for band in bands], axis=1)
-    np.testing.assert_array_equal(drawn[:, :90], found.guesses.top_p[..., 0])
-    monkeypatch.setattr(figures, "MOST_BANDS", 2)
+    np.testing.assert_array_equal(drawn[:, :60], found.guesses.top_p[..., 0])
+    monkeypatch.setattr(figures, "MOST_BANDS", 1)
     figure = figures.lens(run, TEXT * 2)
     n = images(figure)[0].get_array().shape[1]
     drawn = np.concatenate([np.asarray(band.get_array())[1:-1] for band in images(figure)], axis=1)
-    np.testing.assert_array_equal(drawn, found.guesses.top_p[:, -2 * n :, 0])
-    assert any(f"the last {2 * n} of {2 * len(TEXT)}" in text for text in words_of(figure))
+    np.testing.assert_array_equal(drawn, found.guesses.top_p[:, -n:, 0])
+    assert any(f"the last {n} of {2 * len(TEXT)}" in text for text in words_of(figure))
 
 
 @pytest.mark.parametrize("kind, text", [("gpt", TEXT), ("mlp", NAMES), ("bigram", TEXT)])

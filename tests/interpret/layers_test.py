@@ -196,7 +196,7 @@ def trained(tmp_path_factory):
 
 def test_the_update_ratio_is_that_of_a_real_step(trained):
     (workdir, exp), step = trained, 14
-    run, batch = open_run(workdir, step), layers.draw(exp.model, exp.splits["train"])
+    run, batch = open_run(workdir, step), layers.draw(open_run(workdir), exp.splits["train"])
     found = layers.at_checkpoint(run, workdir, batch)
     rate = float(layers.optimizer.schedule(exp.config.optim, exp.config.train.steps)(step))
     assert found.learning_rate == pytest.approx(rate) and found.no_updates == ""
@@ -219,7 +219,7 @@ def test_of_a_model_whose_rest_is_frozen_only_what_learns_is_measured(trained):
     tuning = Tuning("lm_head")
     optim = exp.config.optim
     opt_state = layers.optimizer.build(optim).init(tuning.split(state.params)[0])
-    batch = layers.draw(exp.model, exp.splits["train"])
+    batch = layers.draw(open_run(workdir), exp.splits["train"])
     found = layers.measure(exp.model, state.params, batch, opt_state, optim, 0.01, tuning)
     assert [matrix.name for matrix in found.matrices] == ["lm_head/kernel"]
     assert found.matrices[0].update_to_data is not None
@@ -228,7 +228,7 @@ def test_of_a_model_whose_rest_is_frozen_only_what_learns_is_measured(trained):
 
 def test_a_model_without_a_history_has_no_updates_and_says_why(trained):
     workdir, exp = trained
-    batch = layers.draw(exp.model, exp.splits["train"])
+    batch = layers.draw(open_run(workdir), exp.splits["train"])
     known = layers.at_checkpoint(open_run(workdir), workdir, batch)
     assert known.no_updates == "" and known.matrices[0].update_std > 0
     converted = dataclasses.replace(open_run(workdir), data=None)
@@ -241,20 +241,20 @@ def test_a_model_without_a_history_has_no_updates_and_says_why(trained):
 
 
 def test_the_batch_is_always_the_same_and_of_a_few_tokens(trained):
-    _, exp = trained
-    split = exp.splits["train"]
-    batch, again = layers.draw(exp.model, split), layers.draw(exp.model, split)
+    workdir, exp = trained
+    run, split = open_run(workdir), exp.splits["train"]
+    batch, again = layers.draw(run, split), layers.draw(open_run(workdir, 0), split)
     np.testing.assert_array_equal(batch.x, again.x)
     assert batch.y.shape == (layers.TOKENS // split.window, split.window)
 
 
 def test_a_large_model_is_shown_less(trained, monkeypatch):
-    _, exp = trained
-    monkeypatch.setattr(layers, "FLOPS", 4 * layers.training_flops_per_token(exp.model))
-    layers._most_tokens.cache_clear()
-    batch = layers.draw(exp.model, exp.splits["train"])
-    layers._most_tokens.cache_clear()
-    assert batch.x.shape == batch.y.shape == batch.w.shape == (1, 4)
+    workdir, exp = trained
+    run, split = open_run(workdir), exp.splits["train"]
+    for tokens, shape in ((4, (1, 4)), (20, (3, 6)), (0, (1, 2))):
+        monkeypatch.setattr(layers, "FLOPS", 6 * run.n_parameters * tokens)
+        batch = layers.draw(run, split)
+        assert batch.x.shape == batch.y.shape == batch.w.shape == shape
 
 
 def test_a_text_is_a_batch_where_there_is_no_corpus(trained):
