@@ -2,7 +2,7 @@
 
 import { h, signal, t } from "./dom.js";
 
-const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍" };
+const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\\n": "⏎", "\\t": "⇥" };
 const KINDS = { unit: Uint16Array, float: Float32Array, u16: Uint16Array, u32: Uint32Array };
 const MOST_UNIT = 65535;
 
@@ -15,9 +15,9 @@ export function unpack(packed) {
   return { shape: packed.shape, data, at };
 }
 
-// White space as signs that can be seen.
+// White space as signs that can be seen, also where Python has escaped it: as the name of a token.
 export function visible(text) {
-  return [...text].map((c) => VISIBLE[c] ?? c).join("") || t("page.no_text");
+  return VISIBLE[text] ?? ([...text].map((c) => VISIBLE[c] ?? c).join("") || t("page.no_text"));
 }
 
 // `data`: of payload.py. `live`: how to ask the server, null in a report.
