@@ -72,9 +72,9 @@ class OfTraining:
         self._made: dict[int, dict[str, Any]] = {}
         self._ends = threading.Event()
         self._thread = ThreadPoolExecutor(1, "look inside")
-        self._is_quick = payload.is_quick(self.exp.model)
-        # Of several processes none does anything between the steps that the others do not.
-        if self._is_quick and cluster.count() == 1 and devices.cpu_count() >= SPARE_CORES:
+        # Of several processes none does anything that the others do not wait for.
+        self._is_quick = cluster.count() == 1 and payload.is_quick(self.exp.model)
+        if self._is_quick and devices.cpu_count() >= SPARE_CORES:
             self._thread.submit(self._look_ahead)
         return self
 

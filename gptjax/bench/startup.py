@@ -22,7 +22,8 @@ from gptjax.checkpoints.run import TIMING
 from gptjax.config import files, parse
 from gptjax.data import corpora
 
-COMMANDS = ("prepare", "train", "sample", "evaluate", "compare", "look", "convert", "aot", "bench")
+COMMANDS = ("prepare", "train", "sample", "evaluate", "compare", "look", "report", "serve")
+COMMANDS += ("convert", "aot", "bench")
 CONFIG = "gpt"  # the default one, in the size that this machine can train
 POLL_SECONDS = 0.01
 

@@ -267,13 +267,16 @@ def test_the_pieces_of_a_row_are_its_text_however_often_one_looks(tok, text, set
     prompts, key_R = ["", text[1], text[2:]], row_keys(3, 3, 1)
     found = []
     for look_every in (1, 8, 25, 61, 1000):
-        told, samples = ["", "", ""], [None, None, None]
+        told, samples, made = ["", "", ""], [None, None, None], [[], [], []]
         pieces = generate.stream(model, params, tok, prompts, key_R, settings, look_every)
-        for row, new, _, sample in pieces:
+        for row, new, _, sample, ids in pieces:
             assert samples[row] is None, "a row goes on after its sample"
             assert bool(new) is (sample is None)
             told[row] += new
+            made[row] += ids.tolist()
             samples[row] = sample
+        for sample, ids in zip(samples, made, strict=True):
+            assert tuple(ids[: len(sample.ids)]) == sample.ids  # a stop string cuts the rest off
         assert told == [sample.text for sample in samples]
         found.append(samples)
     assert all(samples == found[0] for samples in found)
@@ -309,7 +312,7 @@ def test_whoever_stops_asking_stops_the_making(monkeypatch):
     key_R, settings = row_keys(0, 2, 1), Settings(40, sampling.build(1.0))
     pieces = generate.stream(model, params, CHARS, ["a", "b"], key_R, settings, 4)
     assert not calls  # nothing is made before it is asked for
-    assert [next(pieces) for _ in range(5)][-1] == (0, "bcda", 12, None)
+    assert [next(pieces) for _ in range(5)][-1][:4] == (0, "bcda", 12, None)
     assert len(calls) == 3
     pieces.close()
     assert list(pieces) == [] and len(calls) == 3
