@@ -21,7 +21,8 @@ def found() -> str | None:
     return asked or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+# Of a module: while the driver lives, an event loop runs in this thread, and no other test has one.
+@pytest.fixture(scope="module")
 def chromium():
     sync_api = pytest.importorskip(
         "playwright.sync_api",
