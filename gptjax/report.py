@@ -73,7 +73,8 @@ class OfTraining:
         self._ends = threading.Event()
         self._thread = ThreadPoolExecutor(1, "look inside")
         # Of several processes none does anything that the others do not wait for.
-        self._is_quick = cluster.count() == 1 and payload.is_quick(self.exp.model)
+        is_quick = payload.is_quick(self.exp.model, self.exp.evaluator.call_flops)
+        self._is_quick = cluster.count() == 1 and is_quick
         if self._is_quick and devices.cpu_count() >= SPARE_CORES:
             self._thread.submit(self._look_ahead)
         return self

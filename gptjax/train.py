@@ -108,9 +108,9 @@ def fit(
     with mirror.training(workdir, terminal) as within:
 
         def page(exp: Experiment) -> Any:
-            wanted = config.train.report
-            own = report.OfTraining(exp, within, workdir, terminal)
-            return own if wanted else contextlib.nullcontext()
+            if not config.train.report:
+                return contextlib.nullcontext()
+            return report.OfTraining(exp, within, workdir, terminal)
 
         no_band = summary.why_no_band(overridden)
         trainer.fit(config, within, terminal, no_band, explicit, page)

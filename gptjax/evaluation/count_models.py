@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from gptjax.data.batching import whole_split
 from gptjax.data.dataset import Split
+from gptjax.evaluation.loss_eval import softmax
 from gptjax.models import ngram
 
 _PART = 2**22  # pairs counted at a time: in between a signal is heard
@@ -119,11 +120,6 @@ def unigram_nats(counts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 def total_variation(logits_NxV: np.ndarray, log_p_NxV: np.ndarray) -> np.ndarray:
     """½ Σ_j |softmax(a)_j - softmax(b)_j|, (N,): the probability that would have to move."""
-
-    def softmax(table):
-        p = np.exp(np.asarray(table, np.float64) - table.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
-
     return np.abs(softmax(logits_NxV) - softmax(log_p_NxV)).sum(axis=1) / 2
 
 

@@ -176,9 +176,13 @@ def probabilities(
     """
     seen = ids_T if model.slides else ids_T[-model.block_size :]
     x = seen[None, None].astype(np.int32)
-    logits = np.asarray(forward(model, all_logits, params, Batch(x, x, x)), np.float64)[0, 0]
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return seen, p / p.sum(axis=1, keepdims=True)
+    return seen, softmax(np.asarray(forward(model, all_logits, params, Batch(x, x, x)))[0, 0])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """p of each token, over the last axis, float64; of a logit of -inf it is 0."""
+    p = np.exp(np.asarray(logits, np.float64) - logits.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
 
 
 def figures(nats_per_token: float, split: Split) -> dict[str, float | int]:

@@ -275,7 +275,7 @@ def _set_lines(labels: Sequence[str]) -> tuple[list[tuple[int, int, int]], int]:
 
 
 def _boxes(axes: Any, places: Sequence, nats: np.ndarray, colors: str, low: float, high: float):
-    """A box behind each token, the first without a colour, for nothing predicted it."""
+    """The background of each token, the first without a colour, for nothing predicted it."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 

@@ -23,6 +23,7 @@ from gptjax.data.dataset import Split
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.evaluation import count_models, embeddings, probe
+from gptjax.evaluation.loss_eval import softmax
 from gptjax.interpret.capture import plain
 from gptjax.models.mlp import MLPLanguageModel
 from gptjax.models.ngram import NGramLanguageModel
@@ -132,12 +133,7 @@ def after_each(run: Run, ids_K: np.ndarray) -> np.ndarray | None:
     if not run.config.predicts_next or (has_window(run) and run.model.block_size > 1):
         return None
     logits_KxV = np.asarray(_single(plain(run.model), run.params, jnp.asarray(ids_K, jnp.int32)))
-    return _softmax(logits_KxV)[:, ids_K]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    p = np.exp(np.asarray(logits, np.float64) - logits.max(axis=-1, keepdims=True))
-    return p / p.sum(axis=-1, keepdims=True)
+    return softmax(logits_KxV)[:, ids_K]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -199,7 +195,7 @@ def window(run: Run) -> dict[str, np.ndarray] | None:
     if not has_window(run) or run.n_parameters > LARGEST_WINDOW:
         return None
     if isinstance(run.model, NGramLanguageModel):
-        return {"table": _softmax(np.asarray(run.params["token_embedding_table"]["embedding"]))}
+        return {"table": softmax(np.asarray(run.params["token_embedding_table"]["embedding"]))}
     return {name: np.asarray(leaf) for name, leaf in pytree.flat(run.params).items()}
 
 

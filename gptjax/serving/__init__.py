@@ -1,4 +1,4 @@
-"""Trained models behind HTTP, on this machine alone. In reading order:
+"""Trained models served over HTTP, on this machine alone. In reading order:
 
 - ``worker``: one thread that does all that models do, many jobs in turns
 - ``models``: which runs are served, and opening them

@@ -16,6 +16,7 @@ from gptjax.data.corpora import Corpus
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
 from gptjax.evaluation import memorization
+from gptjax.evaluation.loss_eval import softmax
 from gptjax.generation import decode, sampling
 from gptjax.generation.sampling import Chain
 
@@ -33,25 +34,13 @@ class Asked:
         self.tokenizer, self.vocab_size = run.tokenizer, run.model.vocab_size
         self._model, self._params = decode.prepare(run.model, run.params)
 
-    def sampler(
-        self,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-    ) -> Chain:
-        """``sampling.build``; None is sent as the number that changes nothing.
+    def sampler(self, **rules: float) -> Chain:
+        """``sampling.build``; what is not named has the number that changes nothing.
 
         So every question has the same rules, and one compiled program answers them all.
         """
-        return sampling.build(
-            temperature,
-            self.vocab_size if top_k is None else top_k,
-            1.0 if top_p is None else top_p,
-            0.0 if min_p is None else min_p,
-            1.0 if repetition_penalty is None else repetition_penalty,
-        )
+        neutral = {"temperature": 1.0, "top_k": self.vocab_size, "top_p": 1.0, "min_p": 0.0}
+        return sampling.build(**neutral | {"repetition_penalty": 1.0} | rules)
 
     def next_token(self, ids_T: np.ndarray, sampler: Chain, n: int) -> dict[str, Any]:
         """The n likeliest tokens after a context (T >= 1): p of the model, and p of the draw.
@@ -91,12 +80,6 @@ class Asked:
 @jax.jit
 def _rules(sampler: Chain, logits_V: jax.Array, seen_V: jax.Array) -> jax.Array:
     return sampler(logits_V[None], seen_V[None])[0]
-
-
-def softmax(logits_V: np.ndarray) -> np.ndarray:
-    """p of each token (V,) float64; of a logit of -inf it is 0."""
-    p_V = np.exp(logits_V.astype(np.float64) - logits_V.max())
-    return p_V / p_V.sum()
 
 
 def entropy(p_V: np.ndarray) -> float:

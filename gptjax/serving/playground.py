@@ -8,7 +8,6 @@ run cannot read is no wrong question, while somebody types: the answer is {"prob
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -192,7 +191,7 @@ class Playground:
         def read() -> Any:
             from gptjax.web import context
 
-            return context.of_run(one.run, Path(one.workdir))
+            return context.of_run(one.run)
 
         if one.id not in self._contexts:
             self._contexts[one.id] = asyncio.ensure_future(asyncio.to_thread(read))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.checkpoints.run import Run
+from gptjax.evaluation.loss_eval import softmax
 from gptjax.interpret import lessons
 from gptjax.web.arrays import pack
 from gptjax.web.context import Context
@@ -28,13 +29,12 @@ def lessons_data(run: Run, ctx: Context) -> dict[str, Any] | None:
     found = lessons.lesson(run, ctx.text)
     logits, V = found.logits_V, len(found.logits_V)
     tokens = np.argsort(-logits, kind="stable")[: V if V <= MOST_WHOLE else LARGEST]
-    p = np.exp(logits.astype(np.float64) - logits.max())
     return {
         "ids": found.ids_T.tolist(),
         "of": V,
         "tokens": pack(tokens, "int"),
         "logits": pack(logits[tokens], "float"),
-        "rest": max(0.0, 1 - float(p[tokens].sum() / p.sum())),
+        "rest": max(0.0, 1 - float(softmax(logits)[tokens].sum())),
         "seeds": list(lessons.SEEDS),
         "noise": pack(found.noise_SxV[:, tokens], "float"),
         "head": _head(run, found),

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax import linen as nn
 
 import gptjax
 from gptjax.checkpoints import directory
 from gptjax.checkpoints.run import Run, open_run
 from gptjax.evaluation.flops import forward_flops_per_token
-from gptjax.evaluation.loss_eval import ACCELERATOR_CALL_FLOPS, CALL_FLOPS
 from gptjax.runtime.pace import Busy
 from gptjax.web.context import Context
 from gptjax.web.embeddings_data import embeddings_data, embeddings_facts
@@ -46,10 +44,12 @@ OF_CHECKPOINT: dict[str, Part] = {
 }
 
 
-def is_quick(model: nn.Module) -> bool:
-    """Whether a page of a model takes a second or two: one pass, and back, of a block or so."""
-    limit = CALL_FLOPS if jax.default_backend() == "cpu" else ACCELERATOR_CALL_FLOPS
-    return 3 * model.block_size * forward_flops_per_token(model) <= limit / 2
+def is_quick(model: nn.Module, call_flops: float) -> bool:
+    """Whether a page of a model takes a second or two: one pass, and back, of a block or so.
+
+    ``call_flops``: what the device does in half a second, as its ``Evaluator`` has it.
+    """
+    return 3 * model.block_size * forward_flops_per_token(model) <= call_flops / 2
 
 
 def shown_steps(workdir: Path, best: int, most: int = MOST_CHECKPOINTS) -> list[int]:
@@ -83,7 +83,7 @@ def page_data(
 
     ``made``: the ``checkpoint_data`` of steps that were looked at before, in the same context.
     """
-    steps, made = sorted({*steps, run.step}), made or {}
+    steps, made = sorted({*steps, run.step}), dict(made or {})
     if not made:
         context = dataclasses.replace(context, n_checkpoints=len(steps))
     data: dict[str, Any] = {
@@ -102,6 +102,8 @@ def page_data(
     for done, step in enumerate(steps):
         if busy:
             busy(done, len(steps))
-        at = run if step == run.step or step in made else open_run(context.workdir, step)
-        data["checkpoints"].append(made.get(step) or checkpoint_data(at, context))
+        if step not in made:
+            at = run if step == run.step else open_run(context.workdir, step)
+            made[step] = checkpoint_data(at, context)
+        data["checkpoints"].append(made[step])
     return data
